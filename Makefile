@@ -1,0 +1,34 @@
+# Two commands matter: `make demo` and `make test`. Each sets up all it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: demo test lint bench soak setup clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+setup:
+	@bash .ci/setup venv
+
+demo: setup
+	@bash .ci/demo
+
+test: setup
+	@bash .ci/setup tools
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	@bash .ci/setup tools
+	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: setup
+	@bash .ci/setup tools
+	$(BIN)/python -m tests.soak $(ARGS)
+
+clean:
+	rm -rf $(VENV) dist
