@@ -1,0 +1,5 @@
+"""`python -m wain`."""
+
+from wain.commands.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,239 @@
+"""What to build: a project's name, entry point, files and times, read from its folder. No network.
+
+Sources: PyPA specifications, pyproject.toml and entry points.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from wain.errors import ProjectError
+from wain.ignore import Found, project_files
+from wain.layers import Entry
+from wain.platforms import parse_python_minor
+
+APP = "app"
+"""Where a project's files stand in the image, without the leading slash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A folder that an image is made of."""
+
+    path: Path
+    name: str
+    """Normalised; the folder's name where `[project]` has none."""
+    version: str | None = None
+    requires_python: str | None = None
+    python_minor: str | None = None
+    """From .python-version."""
+    has_build_system: bool = False
+    scripts: Mapping[str, str] = field(default_factory=dict)
+    """Console scripts: name -> `module:function`."""
+    has_project_table: bool = False
+
+
+def load_project(path: Path) -> Project:
+    """The project in a folder.
+
+    :raises ProjectError: when the folder is not there, pyproject.toml is malformed, or there is nothing to build.
+    """
+    if not path.is_dir():
+        raise ProjectError(
+            f"{path} is not a folder", hint="Name the folder of the project; -f names a Dockerfile."
+        )
+    document = _read_pyproject(path)
+    table = document.get("project", {})
+    if not isinstance(table, dict):
+        raise ProjectError(
+            "[project] in pyproject.toml is no table", hint="See the pyproject.toml specification."
+        )
+    name = table.get("name") or path.resolve().name or "app"
+    scripts = table.get("scripts", {})
+    project = Project(
+        path=path,
+        name=normalised_name(str(name)),
+        version=str(table["version"]) if "version" in table else None,
+        requires_python=str(table["requires-python"]) if "requires-python" in table else None,
+        python_minor=_python_version_file(path),
+        has_build_system="build-system" in document,
+        scripts={str(key): str(value) for key, value in scripts.items()} if isinstance(scripts, dict) else {},
+        has_project_table=bool(table),
+    )
+    locks = ("pylock.toml", "uv.lock", "requirements.txt", "poetry.lock", "pdm.lock", "Pipfile.lock")
+    if not table and not any((path / lock).is_file() for lock in locks):
+        raise ProjectError(
+            f"nothing to build in {path}: no [project] in a pyproject.toml, no requirements.txt and no lock",
+            hint="Add a requirements.txt (it may be empty) or a pyproject.toml with [project].",
+        )
+    return project
+
+
+def normalised_name(name: str) -> str:
+    """A distribution's name as indexes compare it, which is also fit for an image's name.
+
+    >>> normalised_name("My.Project_X")
+    'my-project-x'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "app"
+
+
+def _read_pyproject(path: Path) -> dict[str, object]:
+    file = path / "pyproject.toml"
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProjectError(f"{file} is not TOML: {error}", hint="Mend the line that it names.") from error
+
+
+def _python_version_file(path: Path) -> str | None:
+    try:
+        lines = (path / ".python-version").read_text().split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return parse_python_minor(lines[0]) if lines else None
+
+
+def entry_point(project: Project, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """The command that a container of the image runs.
+
+    The setting; else the one console script of a project that is installed as a wheel, or the one of its name;
+    else app.py, main.py or the package with a `__main__.py`.
+
+    :raises ProjectError: when there is none or more than one; says what to write where.
+    """
+    if wanted:
+        return tuple(wanted)
+    if project.has_build_system and project.scripts:
+        if len(project.scripts) == 1:
+            return (next(iter(project.scripts)),)
+        if project.name in project.scripts:
+            return (project.name,)
+        raise _question(project, "several console scripts", sorted(project.scripts))
+    if not project.has_build_system:
+        for name in ("app.py", "main.py", "__main__.py"):
+            if (project.path / name).is_file():
+                return ("python", name)
+    packages = _packages_with_main(project)
+    if len(packages) == 1:
+        return ("python", "-m", packages[0])
+    if packages:
+        raise _question(
+            project, "several packages with a __main__.py", [f"python -m {name}" for name in packages]
+        )
+    raise ProjectError(
+        f"nothing says how {project.name} starts",
+        hint='Write entrypoint = ["python", "FILE.py"] under [tool.wain] in pyproject.toml, or name a file app.py.',
+    )
+
+
+def _packages_with_main(project: Project) -> list[str]:
+    found = {
+        main.parent.name
+        for folder in (project.path, project.path / "src")
+        for main in folder.glob("*/__main__.py")
+        if main.parent.name.isidentifier()
+    }
+    return sorted(found)
+
+
+def _question(project: Project, what: str, choices: Sequence[str]) -> ProjectError:
+    words = choices[0].split()
+    return ProjectError(
+        f"{project.name} has {what}: {', '.join(choices)}",
+        hint=f"Choose one under [tool.wain] in pyproject.toml, such as entrypoint = {words!r}".replace(
+            "'", '"'
+        )
+        + ".",
+    )
+
+
+def source_time(project: Project, files: Sequence[Found]) -> int:
+    """The time of the project's files: SOURCE_DATE_EPOCH, else HEAD's when the tree is clean, else the newest.
+
+    :returns: seconds since the epoch.
+    :raises ProjectError: when SOURCE_DATE_EPOCH is no number.
+    """
+    if (text := os.environ.get("SOURCE_DATE_EPOCH")) is not None:
+        if not text.strip().isdigit():
+            raise ProjectError(f"SOURCE_DATE_EPOCH is {text!r}", hint="Give seconds since 1970, or unset it.")
+        return int(text)
+    if (committed := _commit_time(project.path)) is not None:
+        return committed
+    return max(
+        (int(found.stat.st_mtime) for found in files if not stat.S_ISDIR(found.stat.st_mode)), default=0
+    )
+
+
+def _commit_time(path: Path) -> int | None:
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(path), *words], capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+
+    if not any((folder / ".git").exists() for folder in (path.absolute(), *path.absolute().parents)):
+        return None
+    try:
+        if git("status", "--porcelain", "--", "."):
+            return None
+        return int(git("log", "-1", "--format=%ct"))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def file_entries(files: Sequence[Found], *, mtime: int, below: str = APP) -> list[Entry]:
+    """The tar entries of a project's files: owned by root, readable by all, executable where they were.
+
+    :raises ProjectError: for sockets, devices and files that cannot be read.
+    """
+    entries = [Entry(path=below, kind="directory", mode=0o755, mtime=mtime)]
+    for found in files:
+        path = f"{below}/{found.path}"
+        mode = found.stat.st_mode
+        if stat.S_ISDIR(mode):
+            entries.append(Entry(path=path, kind="directory", mode=0o755, mtime=mtime))
+        elif stat.S_ISLNK(mode):
+            entries.append(
+                Entry(
+                    path=path, kind="symlink", mode=0o777, mtime=mtime, target=str(found.absolute.readlink())
+                )
+            )
+        elif stat.S_ISREG(mode):
+            if not os.access(found.absolute, os.R_OK):
+                raise ProjectError(
+                    f"{found.absolute} cannot be read", hint="Make it readable, or name it in .dockerignore."
+                )
+            entries.append(
+                Entry(
+                    path=path,
+                    kind="file",
+                    mode=0o755 if mode & 0o111 else 0o644,
+                    mtime=mtime,
+                    size_bytes=found.stat.st_size,
+                    open_data=_opener(found.absolute),
+                )
+            )
+        else:
+            raise ProjectError(
+                f"{found.absolute} is no file, folder or link", hint="Remove it, or name it in .dockerignore."
+            )
+    return entries
+
+
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    return partial(path.open, "rb")
+
+
+__all__ = ["APP", "Project", "entry_point", "file_entries", "load_project", "project_files", "source_time"]
