@@ -1,0 +1,672 @@
+"""The store: blobs by digest and memos by recipe key, in one folder that any number of processes share.
+
+Nothing enters unverified where a digest was promised, and nothing leaves unverified. Every file is made under
+another name and renamed, so that whoever is killed leaves no half of anything. Nothing is flushed to the disk
+on purpose: what a power failure damages is found out when it is read, and made again.
+
+The store never makes a build fail: a folder that cannot be used, fills up or goes away is replaced by a
+temporary one, with one warning that says why.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
+
+from wain.digest import CHUNK_BYTES, Digest, VerifyingReader
+from wain.errors import HashMismatch, StoreError
+from wain.oci import JSON, canonical_json
+from wain.store_folder import UV, Folder, Unusable, impossible, is_full, is_gone
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+log = logging.getLogger(__name__)
+
+_TEMPORARY_PREFIX = "wain-store-"
+_ALIVE = "0" * 15
+_MAX_MEMO_BYTES = 64 << 20
+
+
+def recipe_key(recipe: JSON) -> Digest:
+    """SHA-256 of a recipe's canonical JSON."""
+    return Digest.of(canonical_json(recipe))
+
+
+class Store:
+    """Blobs and memos. Made by `open`; safe for threads and for any number of processes.
+
+    What a process has used or put stays until it closes the store, whatever others prune.
+    """
+
+    def __init__(self, folder: Folder, *, temporary: bool) -> None:
+        self._places = [folder]
+        self._owner = os.getpid()
+        self._lock = threading.RLock()
+        self._touched: set[str] = set()
+        self._closed = False
+        self.temporary = temporary
+        """Whether it vanishes when it is closed."""
+        self.dropped = 0
+        """How many bad blobs this process has found and dropped. A build that failed on one succeeds when
+        it is run again."""
+        self.hits: dict[str, int] = {}
+        """How often something was found, by kind."""
+        self.misses: dict[str, int] = {}
+        if temporary:
+            atexit.register(self.close)
+
+    @classmethod
+    def open(cls, root: Path | None, *, make_parent: bool = False) -> Store:
+        """The store in a folder, which is made if its parent is there.
+
+        Without a folder, or with one that cannot be used (then one warning says exactly why), a temporary
+        store that vanishes at exit.
+
+        :param make_parent: whether the parent may be made too, for the platform's own cache folder.
+        :raises StoreError: when not even a temporary folder can be made.
+        """
+        if root is None:
+            return cls(_temporary_folder(), temporary=True)
+        try:
+            return cls(Folder(root.absolute(), make_parent=make_parent), temporary=False)
+        except Unusable as reason:
+            log.warning("the cache is not used: %s. %s", reason, reason.hint)
+            return cls(_temporary_folder(), temporary=True)
+
+    @property
+    def root(self) -> Path:
+        """The folder that the store stands in."""
+        return self._places[0].root
+
+    @property
+    def folder(self) -> Folder:
+        """The same, with its leases, for upkeep."""
+        return self._places[0]
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- blobs ---------------------------------------------------------------------------------------------
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the blob is there; it counts as used from now on."""
+        return self._find(digest) is not None
+
+    def size_bytes(self, digest: Digest) -> int | None:
+        """The size of a blob as it lies there; None when it does not."""
+        path = self._find(digest)
+        try:
+            return None if path is None else path.stat().st_size
+        except OSError:
+            return None
+
+    def path(self, digest: Digest) -> Path | None:
+        """The blob's file, for callers that verify while they read; None when it is not there.
+
+        It counts as used, and no upkeep takes it away before this store is closed.
+        """
+        return self._find(digest)
+
+    def reader(self, digest: Digest) -> BinaryIO:
+        """The blob's bytes; the reader raises at the end of bytes that are not the blob's, and drops it.
+
+        :raises StoreError: when it is not there.
+        :raises HashMismatch: from the reader.
+        """
+        path = self._find(digest)
+        if path is not None:
+            try:
+                return cast("BinaryIO", _DroppingReader(self, path.open("rb"), digest))
+            except OSError as error:
+                log.debug("%s: %s", path, error)
+        raise StoreError(
+            f"{digest} is not in the store",
+            hint="Somebody emptied the cache while it was in use; run the same again.",
+        )
+
+    def drop(self, digest: Digest) -> None:
+        """Forgets a blob whose bytes turned out wrong."""
+        with self._lock:
+            self.dropped += 1
+            for place in self._places:
+                with contextlib.suppress(OSError):
+                    place.blob(digest).unlink()
+        log.warning("dropped a damaged entry of the cache: %s", digest)
+
+    def put(
+        self,
+        data: IO[bytes] | Buffer,
+        *,
+        kind: str,
+        expected: Digest | None = None,
+        size_bytes: int | None = None,
+        note: str = "",
+    ) -> Digest:
+        """Stores bytes, or a stream to its end; the same bytes again change nothing.
+
+        :param kind: what it is, a lower-case word: `wheel`, `built-wheel`, `sdist`, `layer`, `deb`, `base`.
+        :param note: what people call it, for instance its file name.
+        :raises HashMismatch: when the bytes are not `expected`, or not `size_bytes`; nothing is kept then.
+        :raises StoreError: when neither the store nor a temporary folder can hold it.
+        """
+        with self.writer(kind=kind, note=note) as writer:
+            if hasattr(data, "read"):
+                stream = cast("IO[bytes]", data)
+                while chunk := stream.read(CHUNK_BYTES):
+                    writer.write(chunk)
+                    if size_bytes is not None and writer.size_bytes > size_bytes:
+                        break
+            else:
+                writer.write(data)
+            if size_bytes is not None and writer.size_bytes != size_bytes:
+                raise HashMismatch(
+                    f"{note or expected or 'the stream'} does not have the {size_bytes} bytes promised",
+                    hint="Run it again; if it happens again, the source serves wrong bytes.",
+                )
+            return writer.commit(expected)
+
+    @contextlib.contextmanager
+    def writer(self, *, kind: str, note: str = "") -> Iterator[BlobWriter]:
+        """A blob that is written bit by bit; leaving without `commit` discards it.
+
+        :raises StoreError: when neither the store nor a temporary folder can hold it.
+        """
+        writer = BlobWriter(self, kind=kind, note=note)
+        try:
+            yield writer
+        finally:
+            writer._close()
+
+    @contextlib.contextmanager
+    def partial(self, digest: Digest, *, kind: str, note: str = "") -> Iterator[BlobWriter]:
+        """A download that may have begun earlier: a writer that stands at the end of what is there.
+
+        Its `size_bytes` says how much that is; `restart` empties it. Leaving without `commit` keeps what was
+        written, for the next time. While another process fetches the same, this waits as long as it makes
+        progress; then `present` is true if the store has the blob by now, and nothing is left to do.
+
+        :raises StoreError: when neither the store nor a temporary folder can hold it.
+        """
+        writer = BlobWriter(self, kind=kind, note=note, resumes=digest)
+        try:
+            yield writer
+        finally:
+            writer._close()
+
+    # -- memos ---------------------------------------------------------------------------------------------
+
+    def memo(self, kind: str, key: Digest) -> dict[str, JSON] | None:
+        """What was remembered under a recipe key; None when nothing was or it is damaged."""
+        for place in self._places:
+            path = place.memo(kind, key)
+            try:
+                with path.open("rb") as stream:
+                    data = stream.read(_MAX_MEMO_BYTES)
+            except OSError:
+                continue
+            value = _parse_memo(data, kind, key)
+            if value is None:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                continue
+            self._touch(path, f"{kind}/{key}")
+            self.count(kind, hit=True)
+            return value
+        self.count(kind, hit=False)
+        return None
+
+    def put_memo(self, kind: str, key: Digest, value: dict[str, JSON], refers: Iterable[Digest] = ()) -> None:
+        """Remembers a value under a recipe key; what was there is replaced.
+
+        :param refers: blobs that the value speaks of; when one is removed by name, so is the memo.
+        """
+        references: list[JSON] = [*sorted(set(refers))]
+        body = canonical_json({"key": key, "kind": kind, "refers": references, "value": value})
+        data = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        with self._lock:
+            for attempt in range(3):
+                place = self._places[-1]
+                try:
+                    path, fd = place.new_file()
+                    try:
+                        with os.fdopen(fd, "wb") as stream:
+                            stream.write(data)
+                        _rename(path, place.memo(kind, key))
+                    finally:
+                        place.discard(path)
+                    return
+                except OSError as error:
+                    if attempt == 2 or not self._recover(place, error):
+                        log.debug("a memo was not kept: %s", error)
+                        return
+
+    def delete_memo(self, kind: str, key: Digest) -> None:
+        """Forgets a memo."""
+        for place in self._places:
+            with contextlib.suppress(OSError):
+                place.memo(kind, key).unlink()
+
+    # -- others' folders -----------------------------------------------------------------------------------
+
+    def uv_folder(self, name: str) -> Path:
+        """A cache folder for uv, made if it is not there: one for each `name` (a Python and platform).
+
+        :raises StoreError: when it cannot be made.
+        """
+        for place in reversed(self._places):
+            path = place.root / UV / name
+            try:
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                return path
+            except OSError as error:
+                if not self._recover(place, error):
+                    raise impossible(f"uv's cache folder {path}", error) from error
+        return self.uv_folder(name)
+
+    # -- upkeep --------------------------------------------------------------------------------------------
+
+    def count(self, kind: str, *, hit: bool) -> None:
+        """Counts a look-up for the hit rate."""
+        table = self.hits if hit else self.misses
+        with self._lock:
+            table[kind] = table.get(kind, 0) + 1
+
+    def close(self) -> None:
+        """Gives free what is in use; a temporary store vanishes. A forked child changes nothing."""
+        if self._closed or self._owner != os.getpid():
+            return
+        self._closed = True
+        for place in self._places:
+            place.close()
+        for place in self._places if self.temporary else self._places[1:]:
+            shutil.rmtree(place.root, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    def _find(self, digest: Digest) -> Path | None:
+        for place in self._places:
+            path = place.blob(digest)
+            try:
+                path.stat()
+            except OSError:
+                continue
+            # Leased first and looked at again: an eviction holds the lease while it removes.
+            place.leases.share(digest.hex)
+            try:
+                path.stat()
+            except OSError:
+                continue
+            self._touch(path, digest)
+            return path
+        return None
+
+    def _touch(self, path: Path, name: str) -> None:
+        if name not in self._touched:
+            self._touched.add(name)
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    def _new_file(self) -> tuple[Folder, Path, int]:
+        with self._lock:
+            for _ in range(3):
+                place = self._places[-1]
+                try:
+                    return place, *place.new_file()
+                except OSError as error:
+                    if not self._recover(place, error):
+                        raise impossible("an unfinished file", error) from error
+        raise StoreError("no unfinished file can be made", hint="Look at the cache folder's disk.")
+
+    def _recover(self, place: Folder, error: OSError) -> bool:
+        """Makes writing possible again after an error: in the same folder made anew, or in a temporary one.
+
+        False when nothing is left to try.
+        """
+        with self._lock:
+            if place is not self._places[-1]:
+                return True
+            if is_gone(error) and len(self._places) == 1:
+                try:
+                    place.revive()
+                    log.info("the cache folder %s was deleted; made it again", place.root)
+                    return True
+                except Unusable as reason:
+                    return self._spill(reason)
+            if len(self._places) > 1 or self.temporary:
+                return False
+            if is_full(error):
+                return self._spill(Unusable(f"the disk of {place.root} is full"))
+            return self._spill(Unusable(f"{error.filename or place.root}: {error.strerror}"))
+
+    def _spill(self, reason: Unusable) -> bool:
+        try:
+            folder = _temporary_folder()
+        except StoreError:
+            return False
+        log.warning("the cache takes nothing more: %s. Going on in %s", reason, folder.root)
+        self._places.append(folder)
+        atexit.register(self.close)
+        return True
+
+
+class BlobWriter:
+    """A blob in the making: bytes go to `write`, or by any order to `file`; `commit` makes it a blob."""
+
+    def __init__(self, store: Store, *, kind: str, note: str, resumes: Digest | None = None) -> None:
+        self._store = store
+        self._kind = kind
+        self._note = note
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+        self._resumes = resumes
+        self._done = False
+        self.present = False
+        """Whether the store has the blob already (for `partial`)."""
+        raw = _NewFile(store, resumes)
+        if resumes is not None:
+            self.present = store.has(resumes)
+        self._raw = raw
+        self._file: BinaryIO = cast("BinaryIO", io.BufferedRandom(raw, 1 << 18))
+
+    @property
+    def path(self) -> Path:
+        """Where the bytes are until `commit`; what `file` buffers may not be there yet."""
+        return self._raw.path
+
+    @property
+    def file(self) -> BinaryIO:
+        """Binary, readable, writable and seekable. It closes with the writer."""
+        return self._file
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes it has."""
+        self._file.flush()
+        return os.fstat(self._raw.fileno()).st_size
+
+    def write(self, data: Buffer) -> int:
+        """Appends bytes, and hashes them on the way.
+
+        :raises StoreError: when neither the store nor a temporary folder can hold them.
+        """
+        written = self._file.write(data)
+        self._hash.update(data)
+        self._hashed += memoryview(data).nbytes
+        return written
+
+    def restart(self) -> None:
+        """Forgets all that was written."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+
+    def commit(self, expected: Digest | None = None, known: Digest | None = None) -> Digest:
+        """Makes it a blob and says its digest.
+
+        :param expected: what the bytes must be; with `partial`, the digest it was made for unless told.
+        :param known: their digest, when the caller has hashed exactly what is in the file.
+        :raises HashMismatch: when they are not; nothing is kept then.
+        :raises StoreError: when neither the store nor a temporary folder can hold it.
+        """
+        expected = expected or self._resumes
+        size_bytes = self.size_bytes
+        algorithm = expected.algorithm if expected else "sha256"
+        if known is not None and known.algorithm == algorithm:
+            found = known
+        elif self._hashed == size_bytes and algorithm == "sha256":
+            found = Digest("sha256:" + self._hash.hexdigest())
+        else:
+            self._file.seek(0)
+            stream = cast("io.BufferedRandom", self._file)
+            found = Digest(f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}")
+        if expected is not None and found != expected:
+            self._raw.forget()
+            raise HashMismatch(
+                f"{self._note or expected} has digest {found}, not {expected}",
+                hint="Run it again; if it happens again, the source serves wrong bytes and must not be used.",
+            )
+        self._raw.keep(found, self._kind, self._note)
+        self._done = True
+        return found
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError, ValueError, StoreError):
+            self._file.flush()
+        if self._resumes is None or self._done:
+            self._raw.forget()
+        with contextlib.suppress(OSError, ValueError, StoreError):
+            self._file.close()
+        self._raw.close()
+
+
+class _NewFile(io.RawIOBase):
+    """An unfinished file that moves elsewhere when its disk is full."""
+
+    def __init__(self, store: Store, resumes: Digest | None) -> None:
+        self._store = store
+        self._partial = False
+        self._fd = -1
+        if resumes is not None and self._resume(resumes):
+            return
+        self._place, self.path, self._fd = store._new_file()
+
+    def _resume(self, digest: Digest) -> bool:
+        place = self._store._places[-1]
+        path = place.partial(digest)
+        name = _partial_name(digest)
+        size, deadline = -1, 0.0
+        while not place.leases.seize(name):
+            if not place.leases.working or name in place.unfinished or self._store.has(digest):
+                return False
+            try:
+                now_size = path.stat().st_size
+            except OSError:
+                now_size = 0
+            if now_size != size:
+                size, deadline = now_size, time.monotonic() + 10
+            elif time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+            self._fd = os.open(path, flags, 0o600)
+            os.lseek(self._fd, 0, os.SEEK_END)
+        except OSError:
+            place.leases.release(name)
+            return False
+        place.unfinished.add(name)
+        self._place, self.path, self._partial, self._name = place, path, True, name
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return os.lseek(self._fd, offset, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        size = os.lseek(self._fd, 0, os.SEEK_CUR) if size is None else size
+        os.ftruncate(self._fd, size)
+        return size
+
+    def readinto(self, buffer: Buffer) -> int:
+        return os.readv(self._fd, [buffer])
+
+    def write(self, data: Buffer) -> int:
+        while True:
+            try:
+                return os.write(self._fd, data)
+            except OSError as error:
+                if not is_full(error):
+                    raise impossible("a file of the store", error) from error
+                if not self._store._recover(self._place, error):
+                    raise impossible("a file of the store", error) from error
+                self._move()
+
+    def _move(self) -> None:
+        """Goes on in the store's present place, with the same bytes and position."""
+        position = os.lseek(self._fd, 0, os.SEEK_CUR)
+        place, path, fd = self._store._new_file()
+        try:
+            offset = 0
+            while chunk := os.pread(self._fd, CHUNK_BYTES, offset):
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view) :]
+                offset += len(chunk)
+            os.lseek(fd, position, os.SEEK_SET)
+        except OSError as error:
+            os.close(fd)
+            place.discard(path)
+            raise impossible("a file of the store", error) from error
+        self._release()
+        os.close(self._fd)
+        self._place, self.path, self._fd, self._partial = place, path, fd, False
+
+    def keep(self, digest: Digest, kind: str, note: str) -> None:
+        """Renames the file to be the blob."""
+        for _ in range(4):
+            try:
+                self._place.leases.share(digest.hex)
+                _rename(self.path, self._place.blob(digest))
+                break
+            except OSError as error:
+                if not self._store._recover(self._place, error):
+                    raise impossible("a blob", error) from error
+                self._move()
+        else:
+            raise StoreError(f"{digest} cannot be kept", hint="Something keeps deleting the cache folder.")
+        self._release(renamed=True)
+        with contextlib.suppress(OSError):
+            label = self._place.label(digest, kind, note)
+            os.close(os.open(label, os.O_WRONLY | os.O_CREAT, 0o600))
+
+    def forget(self) -> None:
+        """Removes the file; the descriptor stays open until `close`."""
+        self._release()
+
+    def _release(self, *, renamed: bool = False) -> None:
+        if self._partial:
+            if not renamed:
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            self._unlock()
+        elif not renamed:
+            self._place.discard(self.path)
+        else:
+            self._place.unfinished.discard(self.path.name)
+            self._place.leases.release(self.path.name)
+
+    def _unlock(self) -> None:
+        if self._partial:
+            self._place.unfinished.discard(self._name)
+            self._place.leases.release(self._name)
+            self._partial = False
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._unlock()
+            os.close(self._fd)
+            self._fd = -1
+        super().close()
+
+
+class _DroppingReader(VerifyingReader):
+    """A verifying reader that drops a blob whose bytes are wrong."""
+
+    def __init__(self, store: Store, stream: IO[bytes], digest: Digest) -> None:
+        super().__init__(stream, digest, what=f"the cache's entry {digest}")
+        self._store = store
+
+    def _mismatch(self, detail: str) -> HashMismatch:
+        self._store.drop(self._digest)
+        return super()._mismatch(detail)
+
+
+def _partial_name(digest: Digest) -> str:
+    # Not the blob's own lease: an unfinished download and the blob are two things.
+    return hashlib.sha256(b"partial:" + digest.encode()).hexdigest()
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        # The shard's folder is made only now; the grandparent must be there, else the store was deleted.
+        if not source.exists():
+            raise
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        source.replace(target)
+
+
+def _parse_memo(data: bytes, kind: str, key: Digest) -> dict[str, JSON] | None:
+    checksum, _, body = data.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != checksum:
+        return None
+    try:
+        memo = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if memo.get("kind") != kind or memo.get("key") != key:
+        return None
+    value = memo.get("value")
+    return value if isinstance(value, dict) else None
+
+
+def _temporary_folder() -> Folder:
+    """A new private folder where temporary files go; those of the dead are removed."""
+    try:
+        base = Path(tempfile.gettempdir())
+        _remove_orphans(base)
+        root = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=base))
+    except OSError as error:
+        raise impossible("a temporary folder", error) from error
+    try:
+        folder = Folder(root)
+    except Unusable as error:
+        shutil.rmtree(root, ignore_errors=True)
+        raise impossible("a temporary folder", error) from error
+    folder.leases.share(_ALIVE)
+    return folder
+
+
+def _remove_orphans(base: Path) -> None:
+    for path in base.glob(_TEMPORARY_PREFIX + "*"):
+        try:
+            if path.lstat().st_uid != os.geteuid() or time.time() - path.lstat().st_mtime < 60:
+                continue
+            folder = Folder(path)
+            try:
+                if folder.leases.seize(_ALIVE):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                folder.close()
+        except (OSError, Unusable, AttributeError):
+            continue
