@@ -76,9 +76,7 @@ class VerifyingReader(io.RawIOBase):
     :raises HashMismatch: from `read`, when digest or size differ, or more bytes come than were promised.
     """
 
-    def __init__(
-        self, stream: IO[bytes], digest: Digest, size_bytes: int | None = None, *, what: str = ""
-    ) -> None:
+    def __init__(self, stream: IO[bytes], digest: Digest, size_bytes: int | None = None, *, what: str = "") -> None:
         self._stream = stream
         self._digest = digest
         self._size_bytes = size_bytes

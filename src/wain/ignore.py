@@ -44,15 +44,11 @@ class DockerIgnore:
         except FileNotFoundError:
             text = ""
         except (OSError, UnicodeDecodeError) as error:
-            raise ProjectError(
-                f"{path} cannot be read: {error}", hint="Make it readable UTF-8 text."
-            ) from error
+            raise ProjectError(f"{path} cannot be read: {error}", hint="Make it readable UTF-8 text.") from error
         try:
             return cls(text)
         except re.error as error:
-            raise ProjectError(
-                f"{path} has a malformed pattern: {error}", hint="Mend the pattern."
-            ) from error
+            raise ProjectError(f"{path} has a malformed pattern: {error}", hint="Mend the pattern.") from error
 
     def ignores(self, path: str) -> bool:
         """Whether a path, relative to the context with forward slashes, is left out."""
@@ -175,9 +171,7 @@ _NEVER = frozenset(
 )
 
 
-def project_files(
-    root: Path, *, include: Sequence[str] = (), leave_out: Sequence[Path] = ()
-) -> Iterator[Found]:
+def project_files(root: Path, *, include: Sequence[str] = (), leave_out: Sequence[Path] = ()) -> Iterator[Found]:
     """The files of a project that go into its image, folders before what is in them, sorted by name.
 
     :param include: patterns of what is wanted, as in .dockerignore; none: all that the ignore files leave.

@@ -128,15 +128,12 @@ class Image:
 
         Schema 2 and OCI media types never stand in one manifest; the bytes of layers and config are the same.
         """
-        if self.manifest.media_type == MANIFEST and not any(
-            layer.media_type in OCI_TYPE_OF for layer in self.layers
-        ):
+        if self.manifest.media_type == MANIFEST and not any(layer.media_type in OCI_TYPE_OF for layer in self.layers):
             return self
         return replace(
             self,
             layers=tuple(
-                replace(layer, media_type=OCI_TYPE_OF.get(layer.media_type, layer.media_type))
-                for layer in self.layers
+                replace(layer, media_type=OCI_TYPE_OF.get(layer.media_type, layer.media_type)) for layer in self.layers
             ),
             source_manifest=None,
         )
@@ -264,13 +261,9 @@ def check_image(image: Image) -> None:
         zip(manifest.layers, image.layers, image.config.diff_ids, strict=True)
     ):
         if (descriptor.digest, descriptor.size_bytes) != (layer.digest, layer.size_bytes):
-            raise ImageError(
-                f"layer {number} is {layer.digest}, the manifest says {descriptor.digest}", hint=hint
-            )
+            raise ImageError(f"layer {number} is {layer.digest}, the manifest says {descriptor.digest}", hint=hint)
         if layer.diff_id != diff_id:
-            raise ImageError(
-                f"layer {number} has diff ID {layer.diff_id}, the config says {diff_id}", hint=hint
-            )
+            raise ImageError(f"layer {number} has diff ID {layer.diff_id}, the config says {diff_id}", hint=hint)
     data = image.config_bytes
     if (manifest.config.digest, manifest.config.size_bytes) != (Digest.of(data), len(data)):
         raise ImageError("the config is not the one that the manifest names", hint=hint)

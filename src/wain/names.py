@@ -116,9 +116,7 @@ def parse_registry_reference(text: str) -> RegistryReference:
     if colon and not _TAG.fullmatch(tag):
         raise _malformed(text, f"{tag!r} is no tag")
     if not _REPOSITORY.fullmatch(name) or len(name) > 255:
-        reason = (
-            "a repository's name is in lower case" if name.lower() != name else f"{name!r} is no repository"
-        )
+        reason = "a repository's name is in lower case" if name.lower() != name else f"{name!r} is no repository"
         raise _malformed(text, reason)
     if registry == DEFAULT_REGISTRY and "/" not in name:
         name = f"library/{name}"

@@ -66,9 +66,7 @@ def load_json(data: bytes, what: str) -> dict[str, JSON]:
             f"{what} is not JSON: {error}", hint="The image is damaged; fetch or build it again."
         ) from error
     if not isinstance(value, dict):
-        raise ImageError(
-            f"{what} is not a JSON object", hint="The image is damaged; fetch or build it again."
-        )
+        raise ImageError(f"{what} is not a JSON object", hint="The image is damaged; fetch or build it again.")
     return value
 
 
@@ -82,9 +80,7 @@ class Reader:
         self._what = what
 
     def _wrong(self, key: str, wanted: str) -> ImageError:
-        return ImageError(
-            f"{self._what}.{key} is not {wanted}", hint="The image is damaged or made by a faulty tool."
-        )
+        return ImageError(f"{self._what}.{key} is not {wanted}", hint="The image is damaged or made by a faulty tool.")
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self._value.get(key, default)
@@ -121,9 +117,7 @@ class Reader:
             return []
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise self._wrong(key, "a list of objects")
-        return [
-            Reader(item, f"{self._what}.{key}[{n}]") for n, item in enumerate(value) if isinstance(item, dict)
-        ]
+        return [Reader(item, f"{self._what}.{key}[{n}]") for n, item in enumerate(value) if isinstance(item, dict)]
 
     def texts(self, key: str) -> tuple[str, ...] | None:
         value = self._value.get(key)
@@ -221,9 +215,7 @@ class Manifest:
             )
         media_type = reader.text("mediaType", MANIFEST)
         if media_type not in MANIFEST_TYPES:
-            raise ImageError(
-                f"{media_type!r} is no image manifest", hint="Name an image, not another artifact."
-            )
+            raise ImageError(f"{media_type!r} is no image manifest", hint="Name an image, not another artifact.")
         if not isinstance(value.get("config"), dict):
             raise ImageError("the manifest has no config", hint="Name an image, not another artifact.")
         return cls(
@@ -322,9 +314,7 @@ class History:
 
 
 _RUNTIME_KEYS = frozenset(
-    (
-        "User ExposedPorts Env Entrypoint Cmd Volumes WorkingDir Labels StopSignal Healthcheck OnBuild Shell"
-    ).split()
+    ("User ExposedPorts Env Entrypoint Cmd Volumes WorkingDir Labels StopSignal Healthcheck OnBuild Shell").split()
 )
 
 
@@ -430,9 +420,7 @@ class Config:
         reader = Reader(value, "config")
         rootfs = Reader(reader.object("rootfs"), "config.rootfs")
         return cls(
-            platform=Platform(
-                reader.text("os"), reader.text("architecture"), reader.optional_text("variant") or None
-            ),
+            platform=Platform(reader.text("os"), reader.text("architecture"), reader.optional_text("variant") or None),
             runtime=Runtime.read(Reader(reader.object("config"), "config.config")),
             diff_ids=tuple(Digest(text) for text in rootfs.texts("diff_ids") or ()),
             history=tuple(History.read(item) for item in reader.objects("history")),

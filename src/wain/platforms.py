@@ -187,9 +187,7 @@ class Target:
         if self.libc == "musl":
             return [*(f"musllinux_1_{n}_{machine}" for n in range(minor, -1, -1)), f"linux_{machine}"]
         if self.libc != "glibc" or major != 2:
-            raise BaseError(
-                f"libc {self.libc} {major}.{minor} is not known", hint="Use a base with glibc or musl."
-            )
+            raise BaseError(f"libc {self.libc} {major}.{minor} is not known", hint="Use a base with glibc or musl.")
         legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
         oldest = 5 if machine in ("x86_64", "i686") else 17
         tags = []

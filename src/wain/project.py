@@ -12,12 +12,11 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from wain.errors import ProjectError
-from wain.ignore import Found, project_files
+from wain.ignore import Found
 from wain.layers import Entry
 from wain.platforms import parse_python_minor
 
@@ -48,15 +47,11 @@ def load_project(path: Path) -> Project:
     :raises ProjectError: when the folder is not there, pyproject.toml is malformed, or there is nothing to build.
     """
     if not path.is_dir():
-        raise ProjectError(
-            f"{path} is not a folder", hint="Name the folder of the project; -f names a Dockerfile."
-        )
+        raise ProjectError(f"{path} is not a folder", hint="Name the folder of the project; -f names a Dockerfile.")
     document = _read_pyproject(path)
     table = document.get("project", {})
     if not isinstance(table, dict):
-        raise ProjectError(
-            "[project] in pyproject.toml is no table", hint="See the pyproject.toml specification."
-        )
+        raise ProjectError("[project] in pyproject.toml is no table", hint="See the pyproject.toml specification.")
     name = table.get("name") or path.resolve().name or "app"
     scripts = table.get("scripts", {})
     project = Project(
@@ -130,9 +125,7 @@ def entry_point(project: Project, wanted: Sequence[str] = ()) -> tuple[str, ...]
     if len(packages) == 1:
         return ("python", "-m", packages[0])
     if packages:
-        raise _question(
-            project, "several packages with a __main__.py", [f"python -m {name}" for name in packages]
-        )
+        raise _question(project, "several packages with a __main__.py", [f"python -m {name}" for name in packages])
     raise ProjectError(
         f"nothing says how {project.name} starts",
         hint='Write entrypoint = ["python", "FILE.py"] under [tool.wain] in pyproject.toml, or name a file app.py.',
@@ -153,10 +146,7 @@ def _question(project: Project, what: str, choices: Sequence[str]) -> ProjectErr
     words = choices[0].split()
     return ProjectError(
         f"{project.name} has {what}: {', '.join(choices)}",
-        hint=f"Choose one under [tool.wain] in pyproject.toml, such as entrypoint = {words!r}".replace(
-            "'", '"'
-        )
-        + ".",
+        hint=f"Choose one under [tool.wain] in pyproject.toml, such as entrypoint = {words!r}".replace("'", '"') + ".",
     )
 
 
@@ -172,9 +162,7 @@ def source_time(project: Project, files: Sequence[Found]) -> int:
         return int(text)
     if (committed := _commit_time(project.path)) is not None:
         return committed
-    return max(
-        (int(found.stat.st_mtime) for found in files if not stat.S_ISDIR(found.stat.st_mode)), default=0
-    )
+    return max((int(found.stat.st_mtime) for found in files if not stat.S_ISDIR(found.stat.st_mode)), default=0)
 
 
 def _commit_time(path: Path) -> int | None:
@@ -206,9 +194,7 @@ def file_entries(files: Sequence[Found], *, mtime: int, below: str = APP) -> lis
             entries.append(Entry(path=path, kind="directory", mode=0o755, mtime=mtime))
         elif stat.S_ISLNK(mode):
             entries.append(
-                Entry(
-                    path=path, kind="symlink", mode=0o777, mtime=mtime, target=str(found.absolute.readlink())
-                )
+                Entry(path=path, kind="symlink", mode=0o777, mtime=mtime, target=str(found.absolute.readlink()))
             )
         elif stat.S_ISREG(mode):
             if not os.access(found.absolute, os.R_OK):
@@ -233,7 +219,4 @@ def file_entries(files: Sequence[Found], *, mtime: int, below: str = APP) -> lis
 
 
 def _opener(path: Path) -> Callable[[], BinaryIO]:
-    return partial(path.open, "rb")
-
-
-__all__ = ["APP", "Project", "entry_point", "file_entries", "load_project", "project_files", "source_time"]
+    return lambda: path.open("rb")

@@ -16,9 +16,7 @@ BUDGET = 34
 
 
 def _item(name: str, size_bytes: int, version: int = 0) -> Item:
-    return Item(
-        name=name, size_bytes=size_bytes, digests=(Digest.of(f"{name} {size_bytes} {version}".encode()),)
-    )
+    return Item(name=name, size_bytes=size_bytes, digests=(Digest.of(f"{name} {size_bytes} {version}".encode()),))
 
 
 def _like_an_index(rng: random.Random) -> int:
@@ -32,9 +30,7 @@ def _made_set(seed: int, count: int) -> dict[str, Item]:
 
 
 def _layers(items: dict[str, Item]) -> set[tuple[Digest, ...]]:
-    return {
-        tuple(d for item in layer for d in item.digests) for layer in group(items.values(), budget=BUDGET)
-    }
+    return {tuple(d for item in layer for d in item.digests) for layer in group(items.values(), budget=BUDGET)}
 
 
 sets = st.builds(_made_set, st.integers(0, 1 << 30), st.integers(1, 300))
@@ -42,9 +38,7 @@ sets = st.builds(_made_set, st.integers(0, 1 << 30), st.integers(1, 300))
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(sets, st.integers(0, 1 << 30), st.floats(0, 1))
-def test_a_bump_within_its_size_class_changes_one_layer(
-    items: dict[str, Item], pick: int, where: float
-) -> None:
+def test_a_bump_within_its_size_class_changes_one_layer(items: dict[str, Item], pick: int, where: float) -> None:
     name = sorted(items)[pick % len(items)]
     low = LARGE_BYTES * 2.0 ** _size_class(items[name])
     bumped = {**items, name: _item(name, min(int(low * (1 + where)) + 1, int(2 * low) - 1), version=1)}

@@ -90,9 +90,7 @@ class Console:
                 self._redraw()
 
     def _json(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
-        print(
-            json.dumps({"what": what, "done": done_bytes, "total": total_bytes}), file=sys.stderr, flush=True
-        )
+        print(json.dumps({"what": what, "done": done_bytes, "total": total_bytes}), file=sys.stderr, flush=True)
 
     def _write(self, text: str) -> None:
         self._erase()

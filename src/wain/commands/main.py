@@ -67,12 +67,8 @@ def _global_flags() -> argparse.ArgumentParser:
     group.add_argument("--no-cache-dir", action="store_true", help="read and write no cache")
     group.add_argument("-q", "--quiet", action="store_true", help="print nothing but the result and errors")
     group.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for every step")
-    group.add_argument(
-        "--progress", choices=("auto", "plain", "json", "none"), default="auto", help="how to show it"
-    )
-    group.add_argument(
-        "--insecure", action="store_true", help="allow plain HTTP to registries beyond loopback"
-    )
+    group.add_argument("--progress", choices=("auto", "plain", "json", "none"), default="auto", help="how to show it")
+    group.add_argument("--insecure", action="store_true", help="allow plain HTTP to registries beyond loopback")
     return parent
 
 
@@ -145,9 +141,7 @@ def _run(words: list[str]) -> int:
 class _Parents:
     """`add_subparsers()`'s object, with the global flags as a parent of each verb."""
 
-    def __init__(
-        self, subparsers: argparse._SubParsersAction[_Parser], parent: argparse.ArgumentParser
-    ) -> None:
+    def __init__(self, subparsers: argparse._SubParsersAction[_Parser], parent: argparse.ArgumentParser) -> None:
         self._subparsers = subparsers
         self._parent = parent
 
@@ -156,7 +150,7 @@ class _Parents:
         parents = options.pop("parents", [])
         return self._subparsers.add_parser(
             name,
-            parents=[self._parent, *parents],  # type: ignore[misc]
+            parents=[self._parent, *parents],  # type: ignore[list-item, misc]
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **options,  # type: ignore[arg-type]
@@ -185,9 +179,7 @@ def _os_error(error: OSError) -> WainError:
         errno.EDQUOT: "The quota is used up; free some space, or name another place with -o or --cache-dir.",
         errno.EACCES: "Make it readable and writable for this user, or name another place.",
     }
-    return OutputError(
-        f"{error.strerror or error}:{where}", hint=hints.get(error.errno or 0, "Check the path.")
-    )
+    return OutputError(f"{error.strerror or error}:{where}", hint=hints.get(error.errno or 0, "Check the path."))
 
 
 def _failed(console: Console, error: WainError, *, verbose: int) -> int:
