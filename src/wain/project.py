@@ -6,10 +6,8 @@ Sources: PyPA specifications, pyproject.toml and entry points.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import subprocess
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from wain.errors import ProjectError
 from wain.ignore import Found
 from wain.layers import Entry
 from wain.platforms import parse_python_minor
+from wain.settings import normalize_name, read_pyproject
 
 APP = "app"
 """Where a project's files stand in the image, without the leading slash."""
@@ -48,7 +47,7 @@ def load_project(path: Path) -> Project:
     """
     if not path.is_dir():
         raise ProjectError(f"{path} is not a folder", hint="Name the folder of the project; -f names a Dockerfile.")
-    document = _read_pyproject(path)
+    document = read_pyproject(path)
     table = document.get("project", {})
     if not isinstance(table, dict):
         raise ProjectError("[project] in pyproject.toml is no table", hint="See the pyproject.toml specification.")
@@ -56,7 +55,7 @@ def load_project(path: Path) -> Project:
     scripts = table.get("scripts", {})
     project = Project(
         path=path,
-        name=normalised_name(str(name)),
+        name=normalize_name(str(name)).strip("-") or "app",
         version=str(table["version"]) if "version" in table else None,
         requires_python=str(table["requires-python"]) if "requires-python" in table else None,
         python_minor=_python_version_file(path),
@@ -71,26 +70,6 @@ def load_project(path: Path) -> Project:
             hint="Add a requirements.txt (it may be empty) or a pyproject.toml with [project].",
         )
     return project
-
-
-def normalised_name(name: str) -> str:
-    """A distribution's name as indexes compare it, which is also fit for an image's name.
-
-    >>> normalised_name("My.Project_X")
-    'my-project-x'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "app"
-
-
-def _read_pyproject(path: Path) -> dict[str, object]:
-    file = path / "pyproject.toml"
-    try:
-        with file.open("rb") as stream:
-            return tomllib.load(stream)
-    except FileNotFoundError:
-        return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProjectError(f"{file} is not TOML: {error}", hint="Mend the line that it names.") from error
 
 
 def _python_version_file(path: Path) -> str | None:
