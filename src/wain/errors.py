@@ -87,9 +87,13 @@ class HashMismatch(WainError):
 
 
 class TransferError(WainError):
-    """A download or upload failed after its retries."""
+    """A download or upload failed after its retries; `status` is the last answer's, where one came."""
 
     exit_code = 8
+
+    def __init__(self, message: str, *, hint: str = "", status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
 
 
 class AuthError(TransferError):
