@@ -170,9 +170,7 @@ class Rootfs:
             return None
         where, node = found
         if node.size_bytes > max_bytes:
-            raise ImageError(
-                f"/{where} in the image has {node.size_bytes} bytes, {max_bytes} are read", hint=_DAMAGED
-            )
+            raise ImageError(f"/{where} in the image has {node.size_bytes} bytes, {max_bytes} are read", hint=_DAMAGED)
         if node.data is not None:
             return node.data
         layer, number = node.source
@@ -232,9 +230,7 @@ class _Hashed:
             if data:
                 self._hash.update(data)
             elif self._hash.hexdigest() != self._diff_id.hex:
-                raise ImageError(
-                    f"layer {self._digest.short} has not the diff ID that the config names", hint=_DAMAGED
-                )
+                raise ImageError(f"layer {self._digest.short} has not the diff ID that the config names", hint=_DAMAGED)
         return data
 
 
@@ -352,9 +348,7 @@ class _Builder:
                             trail = [self.root]
                         rest.extend(reversed(_parts(child.target)))
                         continue
-                    raise ImageError(
-                        f"a layer has a path below a {child.kind}: {path[:200]!r}", hint=_DAMAGED
-                    )
+                    raise ImageError(f"a layer has a path below a {child.kind}: {path[:200]!r}", hint=_DAMAGED)
                 self._count()
                 child = Node(kind="directory", layer=self._layer, is_implicit=True)
                 trail[-1].children[part] = child
@@ -368,9 +362,7 @@ class _Builder:
             node = parent.children.get(name)
         if node is None or node.kind == "directory":
             what = "a directory" if node is not None else "nothing"
-            raise ImageError(
-                f"a layer has a hard link to {what}: {path[:200]!r} -> {link[:200]!r}", hint=_DAMAGED
-            )
+            raise ImageError(f"a layer has a hard link to {what}: {path[:200]!r} -> {link[:200]!r}", hint=_DAMAGED)
         return node
 
     def _count(self) -> None:

@@ -254,9 +254,7 @@ class TarReader:
             if any(key.startswith("GNU.sparse.") for key in pax):
                 is_sparse = True
                 name = pax.get("GNU.sparse.name", name)
-                real_size = self._pax_number(
-                    pax, "GNU.sparse.realsize", self._pax_number(pax, "GNU.sparse.size", size)
-                )
+                real_size = self._pax_number(pax, "GNU.sparse.realsize", self._pax_number(pax, "GNU.sparse.size", size))
         if b"\0" in name or b"\0" in link:
             raise self._wrong("has a path with a NUL in it")
         if kind == "file" and name.endswith(b"/") and not is_sparse:
