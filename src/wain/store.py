@@ -25,10 +25,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
+from wain import store_upkeep
 from wain.digest import CHUNK_BYTES, Digest, VerifyingReader
 from wain.errors import HashMismatch, StoreError
 from wain.oci import JSON, canonical_json
 from wain.store_folder import UV, Folder, Unusable, impossible, is_full, is_gone
+from wain.store_upkeep import Bad, Contents, Removed, Uses
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -57,6 +59,7 @@ class Store:
         self._lock = threading.RLock()
         self._touched: set[str] = set()
         self._closed = False
+        self._has_put = False
         self.temporary = temporary
         """Whether it vanishes when it is closed."""
         self.dropped = 0
@@ -287,11 +290,44 @@ class Store:
         with self._lock:
             table[kind] = table.get(kind, 0) + 1
 
-    def close(self) -> None:
-        """Gives free what is in use; a temporary store vanishes. A forked child changes nothing."""
+    def contents(self) -> Contents:
+        """What it holds."""
+        return store_upkeep.contents(self.folder)
+
+    def uses(self) -> Uses:
+        """The look-ups of all runs before this one."""
+        return store_upkeep.uses(self.folder)
+
+    def remove(self, pattern: str) -> Removed:
+        """Takes away the blobs that `pattern` names (see `store_upkeep.matching`) and the memos about them."""
+        return store_upkeep.remove(self.folder, store_upkeep.matching(store_upkeep.blobs(self.folder), pattern))
+
+    def purge(self) -> Removed:
+        """Takes away all but what somebody uses."""
+        return store_upkeep.purge(self.folder)
+
+    def prune(self, *, max_size_bytes: int | None = None, older_than_seconds: float | None = None) -> Removed:
+        """Takes away what is too old or too much; layers first, then the least recently used."""
+        return store_upkeep.prune(self.folder, max_size_bytes=max_size_bytes, older_than_seconds=older_than_seconds)
+
+    def verify(self) -> Iterator[Bad]:
+        """Reads all, drops what is bad and tells of each."""
+        return store_upkeep.verify(self.folder)
+
+    def close(self, *, max_size_bytes: int | None = None) -> None:
+        """Gives free what is in use; a temporary store vanishes. A forked child changes nothing.
+
+        :param max_size_bytes: if this process has put something and the store is larger now, it is pruned.
+        """
         if self._closed or self._owner != os.getpid():
             return
         self._closed = True
+        if not self.temporary:
+            if self.hits or self.misses:
+                store_upkeep.add_uses(self.folder, self.hits, self.misses)
+            if max_size_bytes is not None and self._has_put:
+                self.folder.leases.release_all()
+                self.prune(max_size_bytes=max_size_bytes)
         for place in self._places:
             place.close()
         for place in self._places if self.temporary else self._places[1:]:
@@ -444,6 +480,7 @@ class BlobWriter:
                 hint="Run it again; if it happens again, the source serves wrong bytes and must not be used.",
             )
         self._raw.keep(found, self._kind, self._note)
+        self._store._has_put = True
         self._done = True
         return found
 
@@ -471,7 +508,7 @@ class _NewFile(io.RawIOBase):
     def _resume(self, digest: Digest) -> bool:
         place = self._store._places[-1]
         path = place.partial(digest)
-        name = _partial_name(digest)
+        name = store_upkeep.partial_name(digest.hex)
         size, deadline = -1, 0.0
         while not place.leases.seize(name):
             if not place.leases.working or name in place.unfinished or self._store.has(digest):
@@ -608,11 +645,6 @@ class _DroppingReader(VerifyingReader):
     def _mismatch(self, detail: str) -> HashMismatch:
         self._store.drop(self._digest)
         return super()._mismatch(detail)
-
-
-def _partial_name(digest: Digest) -> str:
-    # Not the blob's own lease: an unfinished download and the blob are two things.
-    return hashlib.sha256(b"partial:" + digest.encode()).hexdigest()
 
 
 def _rename(source: Path, target: Path) -> None:

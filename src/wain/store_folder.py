@@ -307,9 +307,7 @@ def _unusable(root: Path, error: OSError) -> Unusable:
             f"{error.filename or root} is not writable for this user",
             hint="Change its owner or mode, or choose another --cache-dir.",
         )
-    return Unusable(
-        f"{error.filename or root} cannot be used: {error.strerror}", hint="Choose another --cache-dir."
-    )
+    return Unusable(f"{error.filename or root} cannot be used: {error.strerror}", hint="Choose another --cache-dir.")
 
 
 def _make(root: Path, *, make_parent: bool) -> None:
