@@ -146,6 +146,7 @@ class WainSettings:
     stop_signal: str | None = None
     cache_dir: str | None = None
     no_cache_dir: bool | None = None
+    cache_max_size: str | None = None
     index: Mapping[str, Setting] = field(default_factory=dict, repr=False)
     """The options of the index (`index-url`, `find-links`...) as written."""
 
@@ -554,6 +555,7 @@ _CHECKS: Mapping[str, Any] = {
     "build-env": _tables_by_name,
     "tags": _words,
     "no-cache-dir": _boolean,
+    "cache-max-size": lambda value: str(value) if isinstance(value, int) else _text(value),
     "max-size": lambda value: str(value) if isinstance(value, int) else _text(value),
     "max-waste": lambda value: str(value) if isinstance(value, int) else _text(value),
 }

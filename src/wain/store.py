@@ -72,22 +72,25 @@ class Store:
             atexit.register(self.close)
 
     @classmethod
-    def open(cls, root: Path | None, *, make_parent: bool = False) -> Store:
+    def open(cls, root: Path | None, *, make_parent: bool = False, problem: str = "") -> Store:
         """The store in a folder, which is made if its parent is there.
 
         Without a folder, or with one that cannot be used (then one warning says exactly why), a temporary
         store that vanishes at exit.
 
         :param make_parent: whether the parent may be made too, for the platform's own cache folder.
+        :param problem: why there is no folder, for the warning; empty where none is wanted.
         :raises StoreError: when not even a temporary folder can be made.
         """
-        if root is None:
-            return cls(_temporary_folder(), temporary=True)
-        try:
-            return cls(Folder(root.absolute(), make_parent=make_parent), temporary=False)
-        except Unusable as reason:
-            log.warning("the cache is not used: %s. %s", reason, reason.hint)
-            return cls(_temporary_folder(), temporary=True)
+        hint = "Name another folder with --cache-dir, or say --no-cache-dir."
+        if root is not None:
+            try:
+                return cls(Folder(root.absolute(), make_parent=make_parent), temporary=False)
+            except Unusable as reason:
+                problem, hint = str(reason), reason.hint
+        if problem:
+            log.warning("the cache is not used: %s. %s", problem, hint)
+        return cls(_temporary_folder(), temporary=True)
 
     @property
     def root(self) -> Path:
