@@ -13,13 +13,11 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wain.errors import DockerfileError
-from wain.substitution import split_words, unquote_heredoc
+from wain.substitution import SPACE, split_words, unquote_heredoc
 
-# What Go's unicode.IsSpace holds to be space: fewer characters than Python's str.isspace.
-SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 LINE_LIMIT_BYTES = 65_535
 
 INSTRUCTIONS = frozenset(
@@ -149,10 +147,10 @@ class Instruction:
 
     `keyword` is upper case, `word` as written. `span` runs from the keyword to the end of the last line that belongs to
     it (heredocs included), without that line's end; `line` and `end_line` are its first and last line.
-    `joined` is the text with continuations, and comments between them, taken out. `arguments` is what follows keyword
-    and flags, trimmed; `arguments_at` its offset in `joined`. `words` are the values: one for the shell form of RUN, CMD, ENTRYPOINT and
-    SHELL; names and values in turn for ENV and LABEL. `trigger` is what ONBUILD holds. `comments` are the comment
-    lines above it (since the last instruction) and between its continuation lines.
+    `joined` is the text with continuations, and comments between them, taken out. `arguments` is what follows
+    keyword and flags, trimmed; `arguments_at` its offset in `joined`. `words` are the values: one for the shell form
+    of RUN, CMD, ENTRYPOINT and SHELL; names and values in turn for ENV and LABEL. `trigger` is what ONBUILD holds.
+    `comments` are the comment lines above it (since the last instruction) and between its continuation lines.
     """
 
     keyword: str
@@ -440,9 +438,8 @@ class _Parser:
             source_map = SourceMap(pieces)
         instruction = self.build(joined, source_map, 0, begin_index, index - 1, Span(at, last_end), pending)
         holder = instruction
-        while holder.trigger is not None and holder.keyword == "ONBUILD":
+        if holder.trigger is not None:
             holder = holder.trigger
-            break
         if holder.keyword in _HEREDOC_INSTRUCTIONS and not holder.is_json and "<<" in joined:
             index, instruction = self.heredocs(instruction, begin_index, index)
         self.instructions.append(instruction)
@@ -574,10 +571,11 @@ class _Parser:
                 for value, first, last in _quoted_words(joined, start, end, self.escape)
             ), False
         if keyword == "HEALTHCHECK":
-            match = re.compile(f"[^{SPACE}]+").match(joined, start, end)
-            assert match is not None
-            kind = Word(match.group(), source_map.span(start, match.end()))
-            after = _skip_space(joined, match.end())
+            kind_end = start
+            while kind_end < end and joined[kind_end] not in SPACE:
+                kind_end += 1
+            kind = Word(joined[start:kind_end], source_map.span(start, kind_end))
+            after = _skip_space(joined, kind_end)
             if after >= end:
                 return (kind,), False
             words, is_json = self.json_or_text(joined, after, end, source_map, line)
@@ -749,8 +747,6 @@ def _flags(joined: str, position: int, end: int, source_map: SourceMap) -> tuple
 
 
 def _with_heredocs(instruction: Instruction, heredocs: tuple[Heredoc, ...], end: int, end_line: int) -> Instruction:
-    from dataclasses import replace
-
     trigger = instruction.trigger
     if trigger is not None:
         trigger = _with_heredocs(trigger, heredocs, end, end_line)

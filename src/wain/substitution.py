@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 from wain.errors import DockerfileError
 
-SPACE = frozenset(
-    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-)
+# What Go's unicode.IsSpace holds to be space: fewer characters than Python's str.isspace.
+SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _SPECIAL = frozenset("@*#?-$!0")
 _NESTING_LIMIT = 50
 
