@@ -1,0 +1,661 @@
+"""Package indexes and find-links: pages read, files fetched into the store with their hashes checked.
+
+Source: PyPA specifications, simple repository API (HTML and JSON).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from wain.digest import CHUNK_BYTES, Digest
+from wain.errors import (
+    AuthError,
+    EngineError,
+    HashMismatch,
+    NotFound,
+    Offline,
+    StoreError,
+    TransferError,
+    UsageError,
+    WainError,
+)
+from wain.index_credentials import IndexCredentials
+from wain.index_pages import PageLink, parse_page
+from wain.settings import IndexSettings, normalize_name
+from wain.store import Store, recipe_key
+from wain.transport import HttpSettings, Transport, redact_url, split_credentials
+
+if TYPE_CHECKING:
+    from wain.oci import JSON
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with a file's name, the bytes that are there and the size where it is known; from any thread."""
+
+_WORKERS = 8
+_MAX_PAGE_BYTES = 64 << 20
+_MAX_FILE_BYTES = 16 << 30
+_STRENGTH = ("sha256", "sha512", "sha384", "sha3_256", "sha3_512", "blake2b")
+_ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedFile:
+    """One file of a distribution, by its hashes; where it may be had is a hint."""
+
+    filename: str
+    url: str | None = None
+    """Without credentials."""
+    path: str | None = None
+    """Of a file on this machine, absolute."""
+    size_bytes: int | None = None
+    hashes: tuple[tuple[str, str], ...] = ()
+    """Algorithm and hexadecimal digest, all of which hold."""
+    accepted: tuple[str, ...] = ()
+    """`algorithm:hex`, one of which must hold, where it is not known which is this file's."""
+    upload_time: str | None = field(default=None, compare=False)
+
+    @property
+    def digest(self) -> Digest | None:
+        """What the store knows it by; None where it has to be fetched to be known."""
+        by_name = dict(self.hashes)
+        for algorithm in ("sha256", "sha512"):
+            if algorithm in by_name:
+                return Digest(f"{algorithm}:{by_name[algorithm].lower()}")
+        return None
+
+    def to_json(self) -> dict[str, JSON]:
+        value: dict[str, JSON] = {"filename": self.filename}
+        if self.url:
+            value["url"] = self.url
+        if self.path:
+            value["path"] = self.path
+        if self.size_bytes is not None:
+            value["size"] = self.size_bytes
+        if self.hashes:
+            value["hashes"] = dict(self.hashes)
+        if self.accepted:
+            value["accepted"] = list(self.accepted)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, JSON]) -> LockedFile:
+        """:raises KeyError, TypeError: when it is not what `to_json` makes."""
+        hashes, accepted, size = value.get("hashes", {}), value.get("accepted", []), value.get("size")
+        if not isinstance(hashes, dict) or not isinstance(accepted, list):
+            raise TypeError("hashes")
+        url, path = value.get("url"), value.get("path")
+        return cls(
+            filename=str(value["filename"]),
+            url=str(url) if url is not None else None,
+            path=str(path) if path is not None else None,
+            size_bytes=size if isinstance(size, int) else None,
+            hashes=tuple(sorted((key, str(text)) for key, text in hashes.items())),
+            accepted=tuple(str(item) for item in accepted),
+        )
+
+
+def http_settings(settings: IndexSettings, base: HttpSettings | None = None) -> HttpSettings:
+    """How indexes are talked to: pip's settings over `base`."""
+    base = base or HttpSettings()
+    return replace(
+        base,
+        timeout_seconds=settings.timeout_seconds or base.timeout_seconds,
+        retries=base.retries if settings.retries is None else settings.retries,
+        proxy=settings.proxy or base.proxy,
+        ca_file=settings.cert or base.ca_file,
+        client_cert=settings.client_cert or base.client_cert,
+        trusted_hosts=(*base.trusted_hosts, *settings.trusted_hosts),
+    )
+
+
+class PackageIndexes:
+    """All configured indexes and find-links, asked together."""
+
+    def __init__(
+        self,
+        settings: IndexSettings,
+        *,
+        store: Store,
+        transport: Transport,
+        folder: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """:param folder: what relative find-links are relative to."""
+        self.settings = settings
+        self.store = store
+        self.transport = transport.with_settings(http_settings(settings, transport.settings))
+        self.folder = folder or Path.cwd()
+        self.credentials = IndexCredentials.of(settings, environ)
+        self._links: dict[str, tuple[PageLink, ...] | None] = {}
+        self._lock = threading.Lock()
+
+    def index_urls(self) -> tuple[str, ...]:
+        """The indexes in order, uv's built-in one included where none is configured; with credentials.
+
+        :raises EngineError: when uv does not tell its built-in one.
+        """
+        urls = self.settings.index_urls
+        if self.settings.no_index or self.settings.index_url:
+            return urls
+        return (builtin_index_url(self.store), *urls)
+
+    def links(self, name: str) -> list[tuple[str, tuple[PageLink, ...]]]:
+        """What each source lists for a distribution, find-links first; sources without it are left out.
+
+        :param name: normalised.
+        :returns: source (redacted) and its links, in the order of the settings.
+        :raises TransferError: when an index does not answer.
+        :raises Offline: when an index is needed and there is no network.
+        """
+        found: list[tuple[str, tuple[PageLink, ...]]] = []
+        for source in self.settings.find_links:
+            links = self._page(source, is_index=False)
+            of_name = tuple(link for link in links or () if distribution_of(link.filename) == name)
+            if of_name:
+                found.append((_shown(source), of_name))
+        urls = [url.rstrip("/") + "/" + name + "/" for url in self.index_urls()]
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            pages = list(pool.map(lambda url: self._page(url, is_index=True), urls))
+        for url, page in zip(urls, pages, strict=True):
+            of_name = tuple(link for link in page or () if distribution_of(link.filename) == name)
+            if of_name:
+                found.append((_shown(url.rstrip("/").rpartition("/")[0]), of_name))
+        return found
+
+    def has(self, name: str) -> list[str]:
+        """The indexes (redacted) that have a page for a distribution; `name` is normalised."""
+        urls = [url.rstrip("/") + "/" + name + "/" for url in self.index_urls()]
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            known = list(pool.map(self._exists, urls))
+        return [_shown(url.rstrip("/").rpartition("/")[0]) for url, there in zip(urls, known, strict=True) if there]
+
+    def locate(self, name: str, version: str, hashes: Sequence[str]) -> tuple[LockedFile, ...]:
+        """The files of a version that have one of the hashes, from all sources, each once.
+
+        A file whose page tells no hash is among them, to be checked when it is fetched. What was found is
+        remembered without end: the hashes say which files they are.
+
+        :param hashes: `algorithm:hex`; empty for all files of the version.
+        :raises UnknownDistribution: when no source has the name.
+        :raises ResolutionError: when no source has the version.
+        :raises HashMismatch: when no file of the version has one of the hashes.
+        """
+        from wain.errors import ResolutionError, UnknownDistribution
+
+        key = recipe_key(
+            {
+                "recipe": "index-files/1",
+                "name": name,
+                "version": version,
+                "hashes": [*sorted(hashes)],
+                "sources": [*map(_shown, (*self.settings.index_urls, *self.settings.find_links))],
+                "folder": str(self.folder),
+            }
+        )
+        if hashes and (memo := self.store.memo("index-files", key)) is not None:
+            try:
+                return _files_from_json(memo["files"])
+            except (KeyError, TypeError, WainError):
+                self.store.delete_memo("index-files", key)
+        sources = self.links(name)
+        if not sources:
+            raise UnknownDistribution(
+                f"no index has a distribution {name}",
+                hint="Check the spelling, and whether --index-url or --find-links is right.",
+            )
+        of_version = [link for _, links in sources for link in links if _is_version(link.filename, name, version)]
+        if not of_version:
+            raise ResolutionError(
+                f"no index has version {version} of {name}", hint="It may have been withdrawn; lock again."
+            )
+        files: dict[str, LockedFile] = {}
+        for link in of_version:
+            told = {f"{algorithm}:{text}" for algorithm, text in link.hashes}
+            if not hashes or told & set(hashes):
+                file = _locked_file(link)
+            elif not link.hashes:
+                file = replace(_locked_file(link), accepted=tuple(hashes))
+            else:
+                continue
+            files.setdefault(link.filename, file)
+        if not files:
+            shown = ", ".join(sorted({f"{name}:{text}" for link in of_version for name, text in link.hashes}))
+            raise HashMismatch(
+                f"no file of {name} {version} has a hash that was asked for ({', '.join(hashes)[:400]});"
+                f" the index has {shown[:600]}",
+                hint="Lock again if the files were meant to change; if not, do not trust the index.",
+            )
+        found = tuple(files.values())
+        if hashes:
+            self.store.put_memo("index-files", key, {"files": [file.to_json() for file in found]}, refers=())
+        return found
+
+    def _exists(self, url: str) -> bool:
+        if url.startswith("file:"):
+            return (_local_path(url, self.folder) / "index.html").is_file() or _local_path(url, self.folder).is_file()
+        clean, credentials = self.credentials.for_url(url)
+        try:
+            self.transport.request("HEAD", clean, credentials=credentials).close()
+        except NotFound:
+            return False
+        except TransferError as error:
+            if error.status != 405:
+                raise
+            return bool(self._page(url, is_index=True))
+        return True
+
+    def _page(self, source: str, *, is_index: bool) -> tuple[PageLink, ...] | None:
+        with self._lock:
+            if source in self._links:
+                return self._links[source]
+        links = self._read_page(source, is_index=is_index)
+        with self._lock:
+            self._links[source] = links
+        return links
+
+    def _read_page(self, source: str, *, is_index: bool) -> tuple[PageLink, ...] | None:
+        if not source.startswith(("http:", "https:")):
+            return self._read_local(_local_path(source, self.folder), source, is_index=is_index)
+        clean, credentials = self.credentials.for_url(source)
+
+        def get(who: object) -> tuple[PageLink, ...]:
+            from wain.transport import Credentials
+
+            given = who if isinstance(who, Credentials) else None
+            with self.transport.request("GET", clean, headers={"Accept": _ACCEPT}, credentials=given) as response:
+                kind = response.headers.get("Content-Type", "text/html")
+                return parse_page(response.content(_MAX_PAGE_BYTES), kind, base_url=response.url)
+
+        try:
+            try:
+                return get(credentials)
+            except AuthError:
+                other = self.credentials.from_keyring(clean, credentials)
+                if other is None:
+                    raise
+                return get(other)
+        except NotFound:
+            if not is_index:
+                logger.warning("%s of find-links does not exist", redact_url(source))
+            return None
+
+    def _read_local(self, path: Path, source: str, *, is_index: bool) -> tuple[PageLink, ...] | None:
+        try:
+            if is_index and path.is_dir():
+                path = path / "index.html"
+            if path.is_dir():
+                return tuple(
+                    PageLink(filename=item.name, url=item.resolve().as_uri())
+                    for item in sorted(path.iterdir())
+                    if item.name.endswith((".whl", ".tar.gz", ".zip"))
+                )
+            if path.stat().st_size > _MAX_PAGE_BYTES:
+                raise TransferError(f"{path} is larger than 64 MiB", hint="It is no page of an index.")
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            if not is_index:
+                logger.warning("%s of find-links does not exist", _shown(source))
+            return None
+        except OSError as error:
+            raise TransferError(f"{path} cannot be read: {error.strerror}", hint="Check its mode and owner.") from error
+        kind = "application/vnd.pypi.simple.v1+json" if path.suffix == ".json" else "text/html"
+        return parse_page(data, kind, base_url=path.resolve().as_uri())
+
+
+def fetch(
+    files: Iterable[LockedFile],
+    *,
+    store: Store,
+    transport: Transport,
+    settings: IndexSettings | None = None,
+    indexes: PackageIndexes | None = None,
+    progress: Progress | None = None,
+) -> dict[LockedFile, Digest]:
+    """The files in the store, each checked against its hashes; what the store has is not asked for.
+
+    Downloads run in parallel and are resumed where they broke off. The first failure ends the others.
+
+    :raises HashMismatch: when bytes are not those promised.
+    :raises TransferError: when a file cannot be had.
+    :raises Offline: when the store lacks one and there is no network.
+    """
+    wanted = list(dict.fromkeys(files))
+    done: dict[LockedFile, Digest] = {}
+    missing: list[LockedFile] = []
+    for file in wanted:
+        known = _known(store, file)
+        if known is not None:
+            done[file] = known
+        else:
+            missing.append(file)
+    if not missing:
+        return done
+    indexes = indexes or PackageIndexes(settings or IndexSettings(), store=store, transport=transport)
+    fetcher = _Fetcher(indexes, progress)
+    missing.sort(key=lambda file: -(file.size_bytes or 0))
+    with ThreadPoolExecutor(min(_WORKERS, len(missing)), thread_name_prefix="fetch") as pool:
+        futures = {pool.submit(fetcher.fetch, file): file for file in missing}
+        try:
+            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in finished:
+                if future.exception() is not None:
+                    fetcher.stop.set()
+            errors = [error for future in finished if (error := future.exception()) is not None]
+            if errors:
+                raise errors[0]
+            for future, file in futures.items():
+                done[file] = future.result()
+        finally:
+            fetcher.stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    return {file: done[file] for file in wanted}
+
+
+def builtin_index_url(store: Store) -> str:
+    """The index that uv uses when nothing is configured.
+
+    :raises EngineError: when uv does not tell.
+    """
+    from importlib.metadata import version
+
+    from wain.uv_process import run_uv, uv_environment
+
+    key = recipe_key({"recipe": "builtin-index/1", "uv": version("uv")})
+    memo = store.memo("builtin-index", key)
+    if memo is not None and isinstance(url := memo.get("url"), str):
+        return url
+    environ = uv_environment(own_configuration=False) | {"UV_NO_CACHE": "1"}
+    result = run_uv(["pip", "compile", "--emit-index-url", "--no-header", "-"], environ=environ)
+    for line in result.output.splitlines():
+        option, _, url = line.partition(" ")
+        if option in ("--index-url", "--default-index", "-i") and url:
+            store.put_memo("builtin-index", key, {"url": url.strip()})
+            return url.strip()
+    raise EngineError("uv does not tell its index", hint="Name one with --index-url.")
+
+
+def distribution_of(filename: str) -> str | None:
+    """The normalised name in a wheel's or sdist's file name; None for other files.
+
+    >>> distribution_of("Foo.Bar-1.0-py3-none-any.whl")
+    'foo-bar'
+    """
+    if filename.endswith(".whl"):
+        parts = filename.split("-")
+        return normalize_name(parts[0]) if len(parts) in (5, 6) else None
+    for suffix in (".tar.gz", ".zip", ".tar.bz2", ".tgz"):
+        if filename.endswith(suffix):
+            name, dash, version = filename.removesuffix(suffix).rpartition("-")
+            # A version may hold a dash where an old sdist spelled it so: the name ends before a digit.
+            while dash and version and not version[0].isdigit():
+                name, dash, rest = name.rpartition("-")
+                version = f"{rest}-{version}"
+            return normalize_name(name) if dash else None
+    return None
+
+
+def _is_version(filename: str, name: str, version: str) -> bool:
+    from packaging.version import InvalidVersion, Version
+
+    if filename.endswith(".whl"):
+        text = filename.split("-")[1]
+    else:
+        stem = filename
+        for suffix in (".tar.gz", ".zip", ".tar.bz2", ".tgz"):
+            stem = stem.removesuffix(suffix)
+        text = stem[len(stem) - len(stem.split("-", name.count("-") + 1)[-1]) :]
+    try:
+        return Version(text.replace("_", "+", 1) if "+" not in text and "_" in text else text) == Version(version)
+    except InvalidVersion:
+        return text == version
+
+
+def _locked_file(link: PageLink) -> LockedFile:
+    clean = strip_credentials(link.url)
+    local = clean.startswith("file:")
+    return LockedFile(
+        filename=link.filename,
+        url=None if local else clean,
+        path=str(_local_path(clean, Path.cwd())) if local else None,
+        size_bytes=link.size_bytes,
+        hashes=link.hashes,
+    )
+
+
+def strip_credentials(url: str) -> str:
+    """The URL without user, password and fragment; other schemes than http lose them as well."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+
+
+def _files_from_json(value: JSON) -> tuple[LockedFile, ...]:
+    if not isinstance(value, list):
+        raise TypeError("files")
+    return tuple(LockedFile.from_json(item) for item in value if isinstance(item, dict))
+
+
+def _shown(source: str) -> str:
+    return redact_url(source) if source.startswith(("http:", "https:")) else source
+
+
+def _local_path(source: str, folder: Path) -> Path:
+    if source.startswith("file:"):
+        return Path(unquote(urlsplit(source).path))
+    return folder / Path(source).expanduser()
+
+
+def _known(store: Store, file: LockedFile) -> Digest | None:
+    digest = file.digest
+    if digest is not None:
+        return digest if store.has(digest) else None
+    for text in (*(f"{name}:{value}" for name, value in file.hashes), *file.accepted):
+        memo = store.memo("file-hash", recipe_key({"recipe": "file-hash/1", "hash": text}))
+        if memo is not None and isinstance(blob := memo.get("digest"), str):
+            found = Digest(blob)
+            if memo.get("filename") == file.filename and store.has(found):
+                return found
+    return None
+
+
+class _Stopped(Exception):
+    """Another file failed: this one need not go on."""
+
+
+class _Fetcher:
+    def __init__(self, indexes: PackageIndexes, progress: Progress | None) -> None:
+        self._indexes = indexes
+        self._store = indexes.store
+        self._progress = progress
+        self.stop = threading.Event()
+
+    def fetch(self, file: LockedFile) -> Digest:
+        if self.stop.is_set():
+            raise _Stopped
+        kind = "wheel" if file.filename.endswith(".whl") else "sdist"
+        if file.path is not None or (file.url or "").startswith("file:"):
+            return self._copy(file, kind)
+        url = file.url
+        if url is None:
+            raise TransferError(f"the lock does not say where {file.filename} is", hint="Lock it again with wain lock.")
+        try:
+            return self._download(file, url, kind)
+        except (NotFound, AuthError) as error:
+            other = self._elsewhere(file)
+            if other is None:
+                raise _named(error, file) from error
+            logger.info("%s has moved; an index has it with the same hash", file.filename)
+            if other.path is not None:
+                return self._copy(other, kind)
+            return self._download(file, other.url or url, kind)
+
+    def _elsewhere(self, file: LockedFile) -> LockedFile | None:
+        """The same file (by hash) where the indexes list it now."""
+        name = distribution_of(file.filename)
+        if name is None or not file.hashes:
+            return None
+        try:
+            sources = self._indexes.links(name)
+        except (TransferError, Offline, EngineError, UsageError):
+            return None
+        wanted = set(file.hashes)
+        for _, links in sources:
+            for link in links:
+                if link.filename == file.filename and wanted & set(link.hashes):
+                    found = _locked_file(link)
+                    if found.url != file.url:
+                        return replace(found, size_bytes=file.size_bytes, hashes=file.hashes)
+        return None
+
+    def _told(self, filename: str) -> Callable[[int, int | None], None]:
+        def told(done: int, total: int | None) -> None:
+            if self.stop.is_set():
+                raise _Stopped
+            if self._progress is not None:
+                self._progress(filename, done, total)
+
+        return told
+
+    def _download(self, file: LockedFile, url: str, kind: str) -> Digest:
+        clean, credentials = self._indexes.credentials.for_url(url)
+        try:
+            return self._get(file, clean, credentials, kind)
+        except AuthError:
+            other = self._indexes.credentials.from_keyring(clean, credentials)
+            if other is None:
+                raise
+            return self._get(file, clean, other, kind)
+
+    def _get(self, file: LockedFile, url: str, credentials: object, kind: str) -> Digest:
+        from wain.transport import Credentials
+
+        given = credentials if isinstance(credentials, Credentials) else None
+        digest = file.digest
+        transport = self._indexes.transport
+        told = self._told(file.filename)
+        if digest is None:
+            with self._store.writer(kind=kind, note=file.filename) as writer:
+                download = transport.download(
+                    url,
+                    writer.path,
+                    size_bytes=file.size_bytes,
+                    max_bytes=_MAX_FILE_BYTES,
+                    credentials=given,
+                    progress=told,
+                )
+                held = self._check_other_hashes(file, writer.path)
+                found = writer.commit(known=download.digest)
+            self._remember(file, found, held)
+            return found
+        with self._store.partial(digest, kind=kind, note=file.filename) as writer:
+            if writer.present:
+                return digest
+            try:
+                download = transport.download(
+                    url,
+                    writer.path,
+                    digest=digest,
+                    size_bytes=file.size_bytes,
+                    max_bytes=_MAX_FILE_BYTES,
+                    credentials=given,
+                    progress=told,
+                )
+            except HashMismatch as error:
+                writer.restart()
+                raise HashMismatch(
+                    f"{file.filename} is not what the lock promises: {error.message}",
+                    hint="If the file was meant to change, lock again; if not, do not trust its source.",
+                ) from error
+            return writer.commit(known=download.digest)
+
+    def _copy(self, file: LockedFile, kind: str) -> Digest:
+        source = Path(file.path) if file.path else _local_path(file.url or "", self._indexes.folder)
+        expected = file.digest
+        told = self._told(file.filename)
+        try:
+            with source.open("rb") as stream, self._store.writer(kind=kind, note=file.filename) as writer:
+                size = source.stat().st_size
+                if file.size_bytes is not None and size != file.size_bytes:
+                    raise HashMismatch(
+                        f"{source} has {size} bytes, not the {file.size_bytes} that the lock promises",
+                        hint="Lock again if the file was meant to change.",
+                    )
+                done = 0
+                while data := stream.read(CHUNK_BYTES):
+                    writer.write(data)
+                    done += len(data)
+                    told(done, size)
+                held: list[str] = []
+                if expected is None:
+                    writer.file.flush()
+                    held = self._check_other_hashes(file, writer.path)
+                try:
+                    found = writer.commit(expected=expected)
+                except HashMismatch as error:
+                    raise HashMismatch(
+                        f"{source} is not what the lock promises: {error.message}",
+                        hint="If the file was meant to change, lock again; if not, do not use it.",
+                    ) from error
+        except StoreError:
+            raise
+        except FileNotFoundError as error:
+            raise NotFound(f"{source} is locked and does not exist", hint="Bring it back, or lock again.") from error
+        except OSError as error:
+            raise TransferError(
+                f"{source} cannot be read: {error.strerror}", hint="Check its mode and owner."
+            ) from error
+        if expected is None:
+            self._remember(file, found, held)
+        return found
+
+    def _check_other_hashes(self, file: LockedFile, path: Path) -> list[str]:
+        """Checks hashes that are no digests of the store, and those of which any will do; says which held."""
+        must = [f"{name}:{text.lower()}" for name, text in file.hashes if name in _STRENGTH]
+        if file.hashes and not must:
+            raise HashMismatch(
+                f"{file.filename} is locked with {', '.join(name for name, _ in file.hashes)} alone",
+                hint="Lock again with sha256.",
+            )
+        held = [text for text in (*must, *file.accepted) if _has_hash(path, text)]
+        if not set(must) <= set(held) or (file.accepted and not set(file.accepted) & set(held)):
+            raise HashMismatch(
+                f"{file.filename} is not what was promised: {', '.join((*must, *file.accepted))[:400]}",
+                hint="If the file was meant to change, lock again; if not, do not trust its source.",
+            )
+        return held
+
+    def _remember(self, file: LockedFile, found: Digest, held: Sequence[str]) -> None:
+        for text in held:
+            self._store.put_memo(
+                "file-hash",
+                recipe_key({"recipe": "file-hash/1", "hash": text}),
+                {"digest": str(found), "filename": file.filename},
+                refers=[found],
+            )
+
+
+def _has_hash(path: Path, text: str) -> bool:
+    algorithm, _, wanted = text.partition(":")
+    if algorithm not in _STRENGTH:
+        return False
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest() == wanted.lower()
+
+
+def _named(error: TransferError, file: LockedFile) -> TransferError:
+    kind = type(error)
+    return kind(f"{file.filename}: {error.message}", hint=error.hint, status=error.status)
+
+
+def clean_url(url: str) -> str:
+    """A URL of http or https without credentials; any other text as it is."""
+    return split_credentials(url)[0] if url.startswith(("http:", "https:")) else url
