@@ -59,6 +59,12 @@ def choose_cache(
     """
     environ = os.environ if environ is None else environ
     size = _max_size(wain, environ)
+    pip = None
+    if follows_pip:
+        from wain.pipconf import read_pip_configuration
+
+        # Before the flags, because pip complains of a malformed value even where a flag outdoes it.
+        pip = read_pip_configuration(environ).cache_folder()
     if flag_none:
         return CacheChoice(path=None, origin="--no-cache-dir", max_size_bytes=size)
     if flag_dir is not None:
@@ -78,10 +84,7 @@ def choose_cache(
         if wain.cache_dir:
             path = (wain.path.parent / Path(wain.cache_dir).expanduser()).absolute()
             return CacheChoice(path=path, origin=_line(wain.path, "cache-dir"), max_size_bytes=size)
-    if follows_pip:
-        from wain.pipconf import read_pip_configuration
-
-        pip = read_pip_configuration(environ).cache_folder()
+    if pip is not None:
         if pip.disabled:
             return CacheChoice(path=None, origin=pip.origin, max_size_bytes=size)
         if pip.path is not None:

@@ -59,6 +59,8 @@ class PipConfiguration:
     """From files: [install] over [global]; within a section site over user over global."""
     variables: Mapping[str, Setting]
     """From PIP_* variables; these win over files."""
+    cache_switches: tuple[Setting, ...] = ()
+    """Every `no-cache-dir` that is set, in files first: pip looks at each, and any of them disables."""
 
     def get(self, name: str) -> Setting | None:
         """The strongest value of an option, by its long name without dashes; empty values are unset."""
@@ -86,16 +88,15 @@ class PipConfiguration:
 
         :raises UsageError: when `no-cache-dir` is no boolean.
         """
-        for source in (self.files, self.variables):
-            if setting := source.get("no-cache-dir"):
-                parse_boolean(setting)
-                return CacheFolder(disabled=True, path=None, origin=setting.origin)
-        setting = self.variables.get("cache-dir") or self.files.get("cache-dir")
-        if setting is None:
+        for setting in self.cache_switches:
+            parse_boolean(setting)
+        if self.cache_switches:
+            return CacheFolder(disabled=True, path=None, origin=self.cache_switches[0].origin)
+        cache_dir = self.variables.get("cache-dir") or self.files.get("cache-dir")
+        if cache_dir is None:
             return CacheFolder(disabled=False, path=None, origin="")
-        return CacheFolder(
-            disabled=False, path=Path(setting.value.strip()).expanduser(), origin=setting.origin
-        )
+        path = Path(cache_dir.value.strip()).expanduser()
+        return CacheFolder(disabled=False, path=path, origin=cache_dir.origin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +149,9 @@ def read_pip_configuration(environ: Mapping[str, str] | None = None) -> PipConfi
         for name, value in sorted(environ.items())
         if name.startswith("PIP_") and value and name not in ("PIP_VERSION", "PIP_HELP", "PIP_CONFIG_FILE")
     }
-    return PipConfiguration(files=files, variables=variables)
+    sources = (sections["install"], sections["global"], variables)
+    switches = tuple(found for source in sources if (found := source.get("no-cache-dir")) and found.value)
+    return PipConfiguration(files=files, variables=variables, cache_switches=switches)
 
 
 def _option_name(text: str) -> str:
@@ -177,9 +180,7 @@ def _read_file(path: Path) -> dict[str, dict[str, Setting]]:
         reason = " ".join(str(error).split())
         if isinstance(error, configparser.ParsingError):
             reason = f"line {error.errors[0][0]} is malformed" if error.errors else "malformed"
-        raise UsageError(
-            f"{path} does not parse: {reason}", hint="`pip config debug` reads the same file."
-        ) from error
+        raise UsageError(f"{path} does not parse: {reason}", hint="`pip config debug` reads the same file.") from error
     lines = _option_lines(data.decode("utf-8"))
     return {
         section: {

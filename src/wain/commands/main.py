@@ -60,11 +60,25 @@ def _docker_hint(message: str) -> str:
     return ""
 
 
+class _CacheFlag(argparse.Action):
+    """Of --cache-dir and --no-cache-dir the last one counts, as with pip."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        namespace.no_cache_dir = self.dest == "no_cache_dir"
+        namespace.cache_dir = None if namespace.no_cache_dir else values
+
+
 def _global_flags() -> argparse.ArgumentParser:
     parent = argparse.ArgumentParser(add_help=False)
     group = parent.add_argument_group("everywhere")
-    group.add_argument("--cache-dir", metavar="DIR", help="the folder of the cache")
-    group.add_argument("--no-cache-dir", action="store_true", help="read and write no cache")
+    group.add_argument("--cache-dir", metavar="DIR", action=_CacheFlag, help="the folder of the cache")
+    group.add_argument("--no-cache-dir", nargs=0, action=_CacheFlag, default=False, help="read and write no cache")
     group.add_argument("-q", "--quiet", action="store_true", help="print nothing but the result and errors")
     group.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for every step")
     group.add_argument("--progress", choices=("auto", "plain", "json", "none"), default="auto", help="how to show it")
