@@ -20,6 +20,8 @@ from wain.pipconf import CacheFolder, PipConfiguration, Setting, parse_boolean, 
 
 logger = logging.getLogger(__name__)
 
+_MAX_PYPROJECT_BYTES = 16 << 20
+
 
 _TEXT_OPTIONS = ("index-url", "cert", "client-cert", "proxy", "timeout", "retries", "keyring-provider")
 _LIST_OPTIONS = (
