@@ -138,8 +138,8 @@ class TarReader:
                 raise
             raise self._wrong(f"does not decompress: {error}") from error
         except Exception as error:
-            # isal's and zstandard's own errors have no common root but Exception.
-            if type(error).__module__.partition(".")[0] in ("isal", "zstandard", "zstd", "isal_zlib"):
+            # isal's and zstandard's own errors have no common root but Exception, and both import late.
+            if type(error).__name__ in ("IsalError", "ZstdError"):
                 raise self._wrong(f"does not decompress: {error}") from error
             raise
         if not data:
