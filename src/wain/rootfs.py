@@ -371,7 +371,7 @@ class _Builder:
             raise ImageError(f"the image has more than {MAX_ENTRIES} entries", hint=_DAMAGED)
 
     def _nodes(self, reader: TarReader) -> Iterator[tuple[str, Node, str]]:
-        layer = self._layer + 1
+        layer = self._layer
         for number, member in enumerate(reader):
             self._count()
             if member.kind == "hardlink":
