@@ -592,9 +592,11 @@ class _NewFile(io.RawIOBase):
 
     def keep(self, digest: Digest, kind: str, note: str) -> None:
         """Renames the file to be the blob."""
+        size_bytes = os.fstat(self._fd).st_size
         for _ in range(4):
             try:
                 self._place.leases.share(digest.hex)
+                self._label(digest, kind=kind, size_bytes=size_bytes, note=note)
                 _rename(self.path, self._place.blob(digest))
                 break
             except OSError as error:
@@ -604,9 +606,18 @@ class _NewFile(io.RawIOBase):
         else:
             raise StoreError(f"{digest} cannot be kept", hint="Something keeps deleting the cache folder.")
         self._release(renamed=True)
-        with contextlib.suppress(OSError):
-            label = self._place.label(digest, kind, note)
-            os.close(os.open(label, os.O_WRONLY | os.O_CREAT, 0o600))
+
+    def _label(self, digest: Digest, *, kind: str, size_bytes: int, note: str) -> None:
+        if self._place.blob(digest).exists():
+            return
+        label = self._place.label(digest, kind=kind, size_bytes=size_bytes, note=note)
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        try:
+            os.close(os.open(label, flags, 0o600))
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                label.parent.mkdir(mode=0o700)
+            os.close(os.open(label, flags, 0o600))
 
     def forget(self) -> None:
         """Removes the file; the descriptor stays open until `close`."""

@@ -4,7 +4,8 @@
     leases                      an empty file whose byte ranges are locked: one byte a blob or unfinished file
     uses                        lines of hits and misses
     blobs-v1/ab/HEX             a blob
-    blobs-v1/ab/HEX.KIND.NOTE   an empty file: what the blob is, so that a listing opens nothing
+    blobs-v1/ab/HEX.KIND.SIZE.TIME.NOTE     an empty file: what the blob is and since when, so that a listing
+                                opens and asks nothing
     memos-v1/KIND/ab/HEX        a memo
     tmp/                        unfinished files; a dead process leaves some, which the next upkeep takes away
     partial/HEX                 unfinished downloads, to be resumed
@@ -27,7 +28,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
 
 from wain.errors import StoreError
@@ -233,8 +234,9 @@ class Folder:
         name = digest.hex
         return self.root / BLOBS / name[:2] / name
 
-    def label(self, digest: Digest, kind: str, note: str) -> Path:
-        return self.root / BLOBS / digest.hex[:2] / label_name(digest.hex, kind, note)
+    def label(self, digest: Digest, *, kind: str, size_bytes: int, note: str) -> Path:
+        name = label_name(digest.hex, kind=kind, size_bytes=size_bytes, put_at=int(time.time()), note=note)
+        return self.root / BLOBS / digest.hex[:2] / name
 
     def memo(self, kind: str, key: Digest) -> Path:
         return self.root / MEMOS / kind / key.hex[:2] / key.hex
@@ -269,9 +271,21 @@ class Folder:
         self.leases.close()
 
 
-def label_name(name: str, kind: str, note: str) -> str:
+class Label(NamedTuple):
+    """What the name of a blob's label says."""
+
+    name: str
+    """The blob's."""
+    kind: str
+    size_bytes: int
+    put_at: int
+    """Seconds since the epoch."""
+    note: str
+
+
+def label_name(name: str, *, kind: str, size_bytes: int, put_at: int, note: str) -> str:
     """The name of the empty file that says what a blob is; a long note loses its end."""
-    text = f"{name}.{kind}."
+    text = f"{name}.{kind}.{size_bytes}.{put_at}."
     room = _NAME_BYTES - len(text)
     encoded = quote(note, safe="+-._@")
     while len(encoded) > room:
@@ -280,12 +294,13 @@ def label_name(name: str, kind: str, note: str) -> str:
     return text + encoded
 
 
-def parse_label(name: str) -> tuple[str, str, str] | None:
-    """Blob name, kind and note of such a file name; None for any other."""
-    parts = name.split(".", 2)
-    if len(parts) != 3:
+def parse_label(text: str) -> Label | None:
+    """What such a file name says; None for any other."""
+    try:
+        name, kind, size, put, note = text.split(".", 4)
+        return Label(name, kind, int(size), int(put), unquote(note) if "%" in note else note)
+    except ValueError:
         return None
-    return parts[0], parts[1], unquote(parts[2]) if "%" in parts[2] else parts[2]
 
 
 def shards(folder: Path) -> Iterator[Path]:

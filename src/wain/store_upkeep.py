@@ -19,7 +19,7 @@ from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
-from wain.store_folder import BLOBS, MEMOS, PARTIAL, TEMPORARY, USES, UV, Folder, parse_label, shards
+from wain.store_folder import BLOBS, MEMOS, PARTIAL, TEMPORARY, USES, UV, Folder, Label, parse_label, shards
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ class StoredBlob(NamedTuple):
     note: str
     """What people call it; empty where nobody said."""
     size_bytes: int
-    used_at: float
-    """When it was last put or used, in seconds since the epoch."""
+    put_at: float
+    """Since when it is there, in seconds since the epoch."""
     shard: str
     """The folder it lies in."""
     labels: tuple[str, ...]
@@ -52,6 +52,13 @@ class StoredBlob(NamedTuple):
     @property
     def path(self) -> Path:
         return Path(self.shard, self.name)
+
+    def used_at(self) -> float:
+        """When it was last put or used, in seconds since the epoch; 0 when it is gone."""
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,25 +145,30 @@ def contents(folder: Folder) -> Contents:
 def blobs(folder: Folder) -> Iterator[StoredBlob]:
     """Every blob of the folder, in the order of their names."""
     for shard in shards(folder.root / BLOBS):
-        sizes: dict[str, tuple[int, float]] = {}
+        names: list[str] = []
         labels: dict[str, list[str]] = {}
         try:
             with os.scandir(shard) as entries:
                 for entry in entries:
-                    name = entry.name
-                    if "." not in name:
-                        with contextlib.suppress(OSError):
-                            status = entry.stat(follow_symlinks=False)
-                            sizes[name] = status.st_size, status.st_mtime
+                    text = entry.name
+                    name, dot, _ = text.partition(".")
+                    if dot:
+                        labels.setdefault(name, []).append(text)
                     else:
-                        labels.setdefault(name.partition(".")[0], []).append(name)
+                        names.append(name)
         except OSError:
             continue
         where = str(shard)
-        for name in sorted(sizes):
-            told = sorted(labels.get(name, ()))
-            _, kind, note = (parse_label(told[0]) if told else None) or ("", UNKNOWN, "")
-            yield StoredBlob(name, kind, note, *sizes[name], where, tuple(told))
+        for name in sorted(names):
+            told = tuple(sorted(labels.get(name, ())))
+            label = parse_label(told[0]) if told else None
+            if label is None:
+                try:
+                    status = (shard / name).stat()
+                except OSError:
+                    continue
+                label = Label(name, UNKNOWN, status.st_size, int(status.st_mtime), "")
+            yield StoredBlob(name, label.kind, label.note, label.size_bytes, label.put_at, where, told)
 
 
 def matching(stored: Iterable[StoredBlob], pattern: str) -> list[StoredBlob]:
@@ -202,7 +214,7 @@ def prune(
     now = time.time() if now is None else now
     removed = sweep(folder, now=now)
     found = [
-        (blob.kind not in MADE_AGAIN, min(blob.used_at, now), blob.size_bytes, Path(blob.shard, blob.name), blob.labels)
+        (blob.kind not in MADE_AGAIN, min(blob.used_at(), now), blob.size_bytes, blob.path, blob.labels)
         for blob in blobs(folder)
     ]
     found += [(True, min(mtime, now), size, path, ()) for path, size, mtime in _memo_files(folder)]
@@ -242,9 +254,14 @@ def sweep(folder: Folder, *, now: float | None = None) -> Removed:
         there = {name for name in names if "." not in name}
         for name in names:
             label = parse_label(name)
-            if label and label[0] not in there and not (shard / label[0]).exists():
-                with contextlib.suppress(OSError):
-                    (shard / name).unlink()
+            if label and label.name not in there and folder.leases.seize(label.name):
+                try:
+                    if not (shard / label.name).exists():
+                        (shard / name).unlink(missing_ok=True)
+                except OSError as error:
+                    log.debug("%s stays: %s", shard / name, error)
+                finally:
+                    folder.leases.release(label.name)
     return removed
 
 
