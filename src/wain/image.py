@@ -5,10 +5,11 @@ Source: OCI image specification, manifest.md and config.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import BinaryIO
 
-from wain.digest import Digest
+from wain.digest import Digest, VerifyingReader
 from wain.errors import BaseError, ImageError
 from wain.layers import Layer
 from wain.oci import CONFIG, MANIFEST, OCI_TYPE_OF, Config, Descriptor, History, Manifest, Runtime
@@ -193,6 +194,40 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """Bytes that a manifest names, of whatever kind: reopenable, verified at the end of each reading."""
+
+    descriptor: Descriptor
+    source: Callable[[], BinaryIO] = field(repr=False, compare=False)
+    """Opens the blob from its first byte; the caller closes it."""
+    origin: str | None = None
+    """`registry/repository` that is known to have the blob, to mount it from."""
+
+    @property
+    def digest(self) -> Digest:
+        return self.descriptor.digest
+
+    @property
+    def size_bytes(self) -> int:
+        return self.descriptor.size_bytes
+
+    def open(self) -> BinaryIO:
+        """:raises HashMismatch: from the reader, when the bytes are not those of `digest`."""
+        return VerifyingReader(self.source(), self.digest, self.size_bytes, what=f"blob {self.digest}")  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A manifest of an index that is no image (an attestation), so that a copy of the index is whole."""
+
+    descriptor: Descriptor
+    """As the index has it."""
+    manifest_bytes: bytes = field(repr=False)
+    blobs: tuple[Blob, ...] = ()
+    """Its config and layers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
     """Images of several platforms under one name, in the order that the index lists them."""
 
@@ -200,6 +235,8 @@ class Index:
     annotations: Mapping[str, str] = field(default_factory=dict)
     source: bytes | None = field(default=None, repr=False)
     """The index as it came, with entries that are no images (attestations) still in it."""
+    artifacts: tuple[Artifact, ...] = field(default=(), repr=False)
+    """What `source` lists besides images."""
 
     @property
     def to_bytes(self) -> bytes:
