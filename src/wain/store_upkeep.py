@@ -19,7 +19,7 @@ from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
-from wain.store_folder import BLOBS, MEMOS, PARTIAL, TEMPORARY, USES, UV, Folder, Label, parse_label, shards
+from wain.store_folder import BLOBS, MEMOS, PARTIAL, TEMPORARY, USES, UV, Folder, parse_label, shards
 
 log = logging.getLogger(__name__)
 
@@ -145,30 +145,35 @@ def contents(folder: Folder) -> Contents:
 def blobs(folder: Folder) -> Iterator[StoredBlob]:
     """Every blob of the folder, in the order of their names."""
     for shard in shards(folder.root / BLOBS):
-        names: list[str] = []
-        labels: dict[str, list[str]] = {}
         try:
-            with os.scandir(shard) as entries:
-                for entry in entries:
-                    text = entry.name
-                    name, dot, _ = text.partition(".")
-                    if dot:
-                        labels.setdefault(name, []).append(text)
-                    else:
-                        names.append(name)
+            names = sorted(os.listdir(shard))  # noqa: PTH208 - names alone, for speed
         except OSError:
             continue
         where = str(shard)
-        for name in sorted(names):
-            told = tuple(sorted(labels.get(name, ())))
-            label = parse_label(told[0]) if told else None
-            if label is None:
-                try:
-                    status = (shard / name).stat()
-                except OSError:
-                    continue
-                label = Label(name, UNKNOWN, status.st_size, int(status.st_mtime), "")
-            yield StoredBlob(name, label.kind, label.note, label.size_bytes, label.put_at, where, told)
+        blob = ""
+        labels: list[str] = []
+        # A blob's name comes right before those of its labels.
+        for name in names:
+            if "." not in name:
+                if blob:
+                    yield _stored(where, blob, labels)
+                blob = name
+                labels = []
+            elif blob and name.startswith(blob):
+                labels.append(name)
+        if blob:
+            yield _stored(where, blob, labels)
+
+
+def _stored(shard: str, name: str, labels: list[str]) -> StoredBlob:
+    if labels and (label := parse_label(labels[0])):
+        _, kind, size_bytes, put_at, note = label
+        return StoredBlob(name, kind, note, size_bytes, put_at, shard, tuple(labels))
+    try:
+        status = Path(shard, name).stat()
+    except OSError:
+        return StoredBlob(name, UNKNOWN, "", 0, 0.0, shard, ())
+    return StoredBlob(name, UNKNOWN, "", status.st_size, status.st_mtime, shard, ())
 
 
 def matching(stored: Iterable[StoredBlob], pattern: str) -> list[StoredBlob]:
