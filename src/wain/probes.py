@@ -314,7 +314,7 @@ def full_version(
     libraries: Mapping[str, SharedLibrary],
 ) -> PythonVersion:
     """From the interpreter's own bytes, else its header, its Debian package, or the image's environment."""
-    pattern = re.compile(rb"\x00(3\.%d\.\d{1,3})(?:(?:a|b|rc)\d{1,3})?\+?\x00" % python.minor)
+    pattern = re.compile(rb"(?<![\d.])(3\.%d\.\d{1,3})(?:(?:a|b|rc)\d{1,3})?\+?\x00" % python.minor)
     blobs = [python.node.data]
     for library in python.elf.needed:
         if _LIBPYTHON_NAME.fullmatch(library):
