@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
@@ -363,7 +363,3 @@ class Access:
                 rest = whole.removeprefix(name).strip("/")
                 found.append((host, "/".join(part for part in (prefix.strip("/"), rest) if part)))
         return [*found, (registry, repository)]
-
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is transferred, the bytes done and the bytes in all, where they are known."""

@@ -11,17 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
+from wain.content import Progress, blobs_of, check_bytes, document_type, manifests_of, read_content
 from wain.digest import Digest
-from wain.distribution import Access, Progress, Session, pull_scope, push_scope
+from wain.distribution import Access, Session, pull_scope, push_scope
 from wain.errors import AuthError, HashMismatch, ImageError, NotFound, Offline, TransferError
-from wain.image import Artifact, Blob, Image, Index
+from wain.image import Blob, Image, Index
 from wain.layers import Layer
 from wain.names import RegistryReference
 from wain.oci import (
-    CONFIG,
     DOCKER_CONFIG,
     INDEX,
     INDEX_TYPES,
@@ -30,11 +30,9 @@ from wain.oci import (
     MANIFEST_TYPES,
     MAX_JSON_BYTES,
     OCI_TYPE_OF,
-    Config,
     Descriptor,
     Manifest,
     canonical_json,
-    load_json,
 )
 from wain.oci import Index as IndexDocument
 from wain.upload import Uploads
@@ -161,12 +159,6 @@ def to_schema2(image: Image | Index) -> Image | Index:
     return Image.from_documents(canonical_json(manifest.to_json()), config, layers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Document:
-    data: bytes
-    media_type: str
-
-
 class _Reader:
     """Reads from one repository; layers that it makes fall back to the places after it."""
 
@@ -177,103 +169,30 @@ class _Reader:
         self._places = places
         self._scope = pull_scope(repository)
 
+    @property
+    def origin(self) -> str:
+        return f"{self._session.registry}/{self._repository}"
+
     def read(self, reference: RegistryReference, platform: Platform | None) -> Image | Index:
-        document = self._manifest(reference.selector, reference.digest)
-        if document.media_type in MANIFEST_TYPES:
-            image = self._image(document.data)
-            if platform is not None and image.platform != platform:
-                raise ImageError(
-                    f"{reference} is an image for {image.platform}, not for {platform}",
-                    hint="Name an image that was made for the platform.",
-                )
-            return image
-        index = IndexDocument.parse(document.data)
-        if len(index.manifests) > _MAX_IMAGES:
-            raise ImageError(f"{reference} lists {len(index.manifests)} images", hint="No index has so many.")
-        chosen = [item for item in index.images() if item.media_type in MANIFEST_TYPES]
-        if platform is not None:
-            # The descriptor's word for the platform, where it has one; else the config's.
-            fitting = [item for item in chosen if item.platform in (None, platform)]
-            images = tuple(self._described(item) for item in fitting)
-            return Index(images=images or self._named(chosen)).image_for(platform)
-        jobs = [lambda item=item: self._described(item) for item in chosen]  # type: ignore[misc]
-        images = tuple(_together(self._access.jobs, jobs))
-        return Index(
-            images=images,
-            annotations=index.annotations,
-            source=document.data,
-            artifacts=tuple(self._artifact(item) for item in index.manifests if item not in chosen),
-        )
+        data, media_type = self._document(reference.selector, reference.digest)
+        return read_content(self, data, media_type, platform=platform, what=str(reference))
 
-    def _named(self, chosen: list[Descriptor]) -> tuple[Image, ...]:
-        """Images without anything in them but their platforms: for the error that says which there are."""
-        platforms = [item.platform for item in chosen if item.platform is not None]
-        return tuple(Image(config=Config(platform=item)) for item in platforms)
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        return self._document(descriptor.digest, descriptor.digest)[0]
 
-    def _described(self, descriptor: Descriptor) -> Image:
-        return self._image(self._manifest(descriptor.digest, descriptor.digest).data)
-
-    def _image(self, data: bytes) -> Image:
-        manifest = Manifest.parse(data)
-        if manifest.config.media_type not in (CONFIG, DOCKER_CONFIG):
-            raise ImageError(
-                f"{self._session.registry}/{self._repository} is an artifact of type {manifest.config.media_type!r}",
-                hint="Name an image, not another artifact.",
-            )
-        if manifest.config.size_bytes > MAX_JSON_BYTES:
-            raise ImageError(
-                f"the config has {manifest.config.size_bytes} bytes", hint=f"At most {MAX_JSON_BYTES} are read."
-            )
-        config = self._blob_bytes(manifest.config)
-        diff_ids = Config.parse(config).diff_ids
-        if len(diff_ids) != len(manifest.layers):
-            raise ImageError(
-                f"{len(manifest.layers)} layers in the manifest, {len(diff_ids)} diff IDs in the config",
-                hint="The image is damaged or made by a faulty tool; build it again.",
-            )
-        layers = tuple(
-            Layer(
-                digest=item.digest,
-                diff_id=diff_id,
-                size_bytes=item.size_bytes,
-                source=self._opener(item),
-                media_type=item.media_type,
-                annotations=item.annotations,
-                origin=f"{self._session.registry}/{self._repository}",
-            )
-            for item, diff_id in zip(manifest.layers, diff_ids, strict=True)
-        )
-        return Image.from_documents(data, config, layers)
-
-    def _artifact(self, descriptor: Descriptor) -> Artifact:
-        data = self._manifest(descriptor.digest, descriptor.digest).data
-        origin = f"{self._session.registry}/{self._repository}"
-        blobs = (Blob(descriptor=item, source=self._opener(item), origin=origin) for item in _blob_descriptors(data))
-        return Artifact(descriptor=descriptor, manifest_bytes=data, blobs=tuple(blobs))
-
-    def _manifest(self, selector: str, digest: Digest | None) -> _Document:
-        what = f"{self._session.registry}/{self._repository} {selector}"
-        url = self._session.url(self._repository, "manifests", selector)
-        media_type, said, data = self._fetch(url, MAX_JSON_BYTES, {"Accept": _ACCEPT})
-        promised = digest or (Digest(said) if said.startswith("sha256:") else None)
-        _check(data, promised, what)
-        value = load_json(data, "manifest")
-        inner = value.get("mediaType")
-        if isinstance(inner, str):
-            media_type = inner
-        elif media_type not in (*MANIFEST_TYPES, *INDEX_TYPES):
-            media_type = INDEX if "manifests" in value else MANIFEST
-        if value.get("schemaVersion") == 1:
-            Manifest.parse(data)
-        if media_type not in (*MANIFEST_TYPES, *INDEX_TYPES):
-            raise ImageError(f"{what} is {media_type[:100]!r}, no image", hint="Name an image, not another artifact.")
-        return _Document(data, media_type)
-
-    def _blob_bytes(self, descriptor: Descriptor) -> bytes:
+    def config(self, descriptor: Descriptor) -> bytes:
         url = self._session.url(self._repository, "blobs", descriptor.digest)
-        _, _, data = self._fetch(url, descriptor.size_bytes, {})
-        _check(data, descriptor.digest, f"config {descriptor.digest}")
-        return data
+        return self._fetch(url, descriptor.size_bytes, {})[2]
+
+    def _document(self, selector: str, digest: Digest | None) -> tuple[bytes, str]:
+        """A manifest's or index's bytes and media type."""
+        what = f"{self.origin} {selector}"
+        url = self._session.url(self._repository, "manifests", selector)
+        said_type, said_digest, data = self._fetch(url, MAX_JSON_BYTES, {"Accept": _ACCEPT})
+        promised = digest or (Digest(said_digest) if said_digest.startswith("sha256:") else None)
+        if promised is not None:
+            check_bytes(data, promised, what)
+        return data, document_type(data, said_type, what)
 
     def _fetch(self, url: str, max_bytes: int, headers: dict[str, str]) -> tuple[str, str, bytes]:
         """Content type, the digest that the registry says, and the bytes; a body cut short is asked for again."""
@@ -295,35 +214,13 @@ class _Reader:
             return kind, response.headers.get("Docker-Content-Digest", "").strip(), data
         raise AssertionError("unreachable")
 
-    def _opener(self, descriptor: Descriptor) -> Callable[[], BinaryIO]:
+    def opener(self, descriptor: Descriptor) -> Callable[[], BinaryIO]:
         access, places = self._access, self._places
 
         def open_blob() -> BinaryIO:
             return _open_blob(access, places, descriptor)
 
         return open_blob
-
-
-def _blob_descriptors(data: bytes) -> list[Descriptor]:
-    """The config and layers that a manifest of any type names."""
-    try:
-        manifest = Manifest.parse(data)
-    except ImageError:
-        return []
-    return list({item.digest: item for item in (manifest.config, *manifest.layers)}.values())
-
-
-def _check(data: bytes, digest: Digest | None, what: str) -> None:
-    if digest is None:
-        return
-    import hashlib
-
-    found = hashlib.new(digest.algorithm, data).hexdigest()
-    if found != digest.hex:
-        raise HashMismatch(
-            f"{what} is not what was promised: {digest.algorithm}:{found}, not {digest}",
-            hint="The registry or what stands before it serves wrong bytes; do not use them.",
-        )
 
 
 def _open_blob(access: Access, places: list[tuple[str, str]], descriptor: Descriptor) -> BinaryIO:
@@ -481,36 +378,32 @@ class _Writer:
         self._lock = threading.Lock()
 
     def write(self, image: Image | Index) -> Digest:
-        images = image.images if isinstance(image, Index) else (image,)
-        top = image.to_bytes if isinstance(image, Index) else image.manifest_bytes
-        digest = image.digest
-        if self._reference.digest is not None and self._reference.digest != digest:
+        manifests = manifests_of(image)
+        top, data = manifests[-1]
+        if self._reference.digest not in (None, top.digest):
             raise ImageError(
-                f"the image's digest is {digest}, not {self._reference.digest}",
+                f"the image's digest is {top.digest}, not {self._reference.digest}",
                 hint="Name the destination by a tag; the digest follows from the image.",
             )
-        standing = _head_manifest(self._session, self._repository, digest, push_scope)
-        if standing is None or standing.digest != digest:
-            self._write_blobs(image, images)
-            self._write_children(image, images)
-            if not self._tags or isinstance(image, Index):
-                self._put(digest, _media_type(image), top, digest)
+        standing = _head_manifest(self._session, self._repository, top.digest, push_scope)
+        whole = standing is not None and standing.digest == top.digest
+        if whole:
+            self._outcome.update((blob.digest, "present") for blob in blobs_of(image))
         else:
-            for blob in _blobs_of(image, images):
-                self._outcome[blob.digest] = "present"
+            self._write_blobs(image)
+            # By digest first, so that a tag's manifest never names one that is not there.
+            for descriptor, document in manifests if not self._tags else manifests[:-1]:
+                self._put(descriptor.digest, descriptor.media_type, document, descriptor.digest)
         for tag in self._tags:
-            now = None
-            if standing is not None and standing.digest == digest:
-                now = _head_manifest(self._session, self._repository, tag, push_scope)
-            if now is None or now.digest != digest:
-                self._put(tag, _media_type(image), top, digest)
-        return digest
+            now = _head_manifest(self._session, self._repository, tag, push_scope) if whole else None
+            if now is None or now.digest != top.digest:
+                self._put(tag, top.media_type, data, top.digest)
+        return top.digest
 
-    def _write_blobs(self, image: Image | Index, images: tuple[Image, ...]) -> None:
-        blobs = {blob.digest: blob for blob in _blobs_of(image, images)}
+    def _write_blobs(self, image: Image | Index) -> None:
         # The largest first: the last to end is then a short one.
-        ordered = sorted(blobs.values(), key=lambda blob: (-blob.size_bytes, blob.digest))
-        calls = [lambda blob=blob: self._write_blob(blob) for blob in ordered]  # type: ignore[misc]
+        ordered = sorted(blobs_of(image), key=lambda blob: (-blob.size_bytes, blob.digest))
+        calls = [lambda blob=blob: self._write_blob(blob) for blob in ordered]
         _together(self._access.jobs, calls, abandon=self._uploads.stop)
 
     def _write_blob(self, blob: Blob | Layer) -> None:
@@ -518,15 +411,6 @@ class _Writer:
         log.debug("%s: %s", blob.digest, became)
         with self._lock:
             self._outcome[blob.digest] = became
-
-    def _write_children(self, image: Image | Index, images: tuple[Image, ...]) -> None:
-        if not isinstance(image, Index):
-            return
-        for child in images:
-            self._put(child.digest, child.manifest.media_type, child.manifest_bytes, child.digest)
-        for artifact in image.artifacts:
-            digest = artifact.descriptor.digest
-            self._put(digest, artifact.descriptor.media_type, artifact.manifest_bytes, digest)
 
     def _put(self, name: str, media_type: str, data: bytes, digest: Digest) -> None:
         try:
@@ -554,21 +438,3 @@ class _Writer:
                 f"{self._reference.registry} says that it stored {said}, not {digest}",
                 hint="The registry or what stands before it changes what is pushed; do not use it.",
             )
-
-
-def _media_type(image: Image | Index) -> str:
-    return image.media_type if isinstance(image, Index) else image.manifest.media_type
-
-
-def _blobs_of(image: Image | Index, images: tuple[Image, ...]) -> Iterable[Blob | Layer]:
-    for item in images:
-        yield from item.layers
-        config = item.config_bytes
-
-        def open_config(config: bytes = config) -> BinaryIO:
-            return io.BytesIO(config)
-
-        yield Blob(descriptor=item.manifest.config, source=open_config)
-    if isinstance(image, Index):
-        for artifact in image.artifacts:
-            yield from artifact.blobs

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from wain.distribution import Progress, Session, pull_scope, push_scope
+from wain.content import Progress, blob_name
+from wain.distribution import Session, pull_scope, push_scope
 from wain.errors import AuthError, HashMismatch, NotFound, TransferError
 from wain.image import Blob
 from wain.layers import Layer
@@ -284,8 +285,7 @@ class _Feed:
         self._progress = progress
         self._stream: BinaryIO | None = None
         self._at = 0
-        created = blob.created_by if isinstance(blob, Layer) else ""
-        self._name = f"{blob.digest.short} {created}".strip()
+        self._name = blob_name(blob)
 
     def __enter__(self) -> _Feed:
         return self
