@@ -28,8 +28,8 @@ from wain.errors import (
     WainError,
 )
 from wain.index_credentials import IndexCredentials
-from wain.index_pages import PageLink, parse_page
-from wain.settings import IndexSettings, normalize_name
+from wain.index_pages import PageLink, distribution_of, parse_page
+from wain.settings import IndexSettings
 from wain.store import Store, recipe_key
 from wain.transport import HttpSettings, Transport, redact_url, split_credentials
 
@@ -382,26 +382,6 @@ def builtin_index_url(store: Store) -> str:
             store.put_memo("builtin-index", key, {"url": url.strip()})
             return url.strip()
     raise EngineError("uv does not tell its index", hint="Name one with --index-url.")
-
-
-def distribution_of(filename: str) -> str | None:
-    """The normalised name in a wheel's or sdist's file name; None for other files.
-
-    >>> distribution_of("Foo.Bar-1.0-py3-none-any.whl")
-    'foo-bar'
-    """
-    if filename.endswith(".whl"):
-        parts = filename.split("-")
-        return normalize_name(parts[0]) if len(parts) in (5, 6) else None
-    for suffix in (".tar.gz", ".zip", ".tar.bz2", ".tgz"):
-        if filename.endswith(suffix):
-            name, dash, version = filename.removesuffix(suffix).rpartition("-")
-            # A version may hold a dash where an old sdist spelled it so: the name ends before a digit.
-            while dash and version and not version[0].isdigit():
-                name, dash, rest = name.rpartition("-")
-                version = f"{rest}-{version}"
-            return normalize_name(name) if dash else None
-    return None
 
 
 def _is_version(filename: str, name: str, version: str) -> bool:

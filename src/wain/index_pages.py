@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin, urlsplit
 
 from wain.errors import TransferError
+from wain.settings import normalize_name
 from wain.transport import redact_url
 
 _HASH = re.compile(r"(sha256|sha512|sha384|sha224|sha1|md5|blake2b|sha3_256|sha3_512)=([0-9a-fA-F]+)")
@@ -46,6 +47,26 @@ def parse_page(data: bytes, content_type: str, *, base_url: str) -> tuple[PageLi
     parser.feed(data.decode("utf-8", "replace"))
     parser.close()
     return tuple(parser.links)
+
+
+def distribution_of(filename: str) -> str | None:
+    """The normalised name in a wheel's or sdist's file name; None for other files.
+
+    >>> distribution_of("Foo.Bar-1.0-py3-none-any.whl")
+    'foo-bar'
+    """
+    if filename.endswith(".whl"):
+        parts = filename.split("-")
+        return normalize_name(parts[0]) if len(parts) in (5, 6) else None
+    for suffix in (".tar.gz", ".zip", ".tar.bz2", ".tgz"):
+        if filename.endswith(suffix):
+            name, dash, version = filename.removesuffix(suffix).rpartition("-")
+            # A version may hold a dash where an old sdist spelled it so: the name ends before a digit.
+            while dash and version and not version[0].isdigit():
+                name, dash, rest = name.rpartition("-")
+                version = f"{rest}-{version}"
+            return normalize_name(name) if dash else None
+    return None
 
 
 class _Links(HTMLParser):

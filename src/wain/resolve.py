@@ -1,0 +1,601 @@
+"""Resolution through uv as a process: requirements -> Lock, exact for each target.
+
+uv runs once for each target, with its libc and its full Python version, and what it answers is put together:
+what is the same for all targets carries no marker. Wheels alone are considered first; an sdist is looked at
+only where an interpreter of the target's minor version is on this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from wain.compatibility import best_wheel, evaluate_marker
+from wain.errors import (
+    AuthError,
+    HashMismatch,
+    LockError,
+    NoWheel,
+    Offline,
+    ResolutionError,
+    SdistError,
+    TransferError,
+    UnknownDistribution,
+    WainError,
+)
+from wain.index import LockedFile, PackageIndexes, builtin_index_url
+from wain.lock import Lock, LockedPackage, parse_pylock
+from wain.platforms import Target
+from wain.requirements import RequirementLine
+from wain.settings import IndexSettings, normalize_name
+from wain.store import Store
+from wain.uv_process import UvResult, redact_text, run_uv, uv_environment
+
+logger = logging.getLogger(__name__)
+
+_NEWEST_GLIBC = 40
+_OLDEST_GLIBC = {"x86_64": 17, "aarch64": 17}
+_MAX_REASON = 1500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolutionInput:
+    """What is to be resolved: a project's metadata, or requirement lines."""
+
+    folder: Path
+    """Where relative paths start."""
+    project: bool = False
+    """`[project]` of pyproject.toml in the folder, with extras and groups."""
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    lines: tuple[RequirementLine, ...] = ()
+    constraints: tuple[RequirementLine, ...] = ()
+    hashes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Name -> the hashes that the user allows."""
+    dynamic: bool = False
+    """Whether a build back end decides what the project requires."""
+    origin: str = ""
+    """For people: `requirements.txt`, `pyproject.toml`."""
+
+    @property
+    def needs_build(self) -> bool:
+        """Whether metadata can only be had by running a build back end."""
+        return self.dynamic or any(
+            line.editable or (line.url is not None and not line.url.partition("#")[0].endswith(".whl"))
+            for line in self.lines
+        )
+
+
+def resolve(
+    given: ResolutionInput,
+    targets: Sequence[Target],
+    *,
+    settings: IndexSettings,
+    store: Store,
+    indexes: PackageIndexes,
+    preferences: Lock | None = None,
+    upgrade: Sequence[str] | None = None,
+    refresh: bool = False,
+) -> Lock:
+    """The newest set of versions that fits, for every target.
+
+    :param preferences: versions to keep where they still fit.
+    :param upgrade: names whose preference is dropped; None for none, empty for all.
+    :raises UnknownDistribution: when no index has a name.
+    :raises NoWheel: when nothing fits because wheels are missing; says which exist.
+    :raises ResolutionError: when no set of versions fits.
+    :raises HashMismatch: when the user's hashes leave no file of a distribution.
+    :raises TransferError: when an index does not answer.
+    :raises Offline: when the transport is offline and uv's cache does not hold enough.
+    """
+    if not targets:
+        raise LockError("there is no platform to lock for", hint="Name one with --platform.")
+    with ThreadPoolExecutor(min(4, len(targets))) as pool:
+        locks = list(
+            pool.map(
+                lambda target: _Resolution(
+                    given, target, settings, store, indexes, preferences, upgrade, refresh
+                ).run(),
+                targets,
+            )
+        )
+    merged = _merge(locks, targets, given)
+    merged = _restrict(merged, given.hashes)
+    _warn_of_several_indexes(merged, settings, indexes)
+    return merged
+
+
+def find_interpreter(minor: str, store: Store) -> str | None:
+    """An interpreter of that minor version on this machine; None where there is none. None is downloaded."""
+    import sys
+
+    if minor == f"{sys.version_info[0]}.{sys.version_info[1]}":
+        return sys.executable
+    environ = uv_environment(own_configuration=False) | {"UV_CACHE_DIR": str(store.uv_folder("python"))}
+    result = run_uv(["python", "find", "--system", f"cpython@{minor}"], environ=environ)
+    return result.output.strip() or None if result.exit_code == 0 else None
+
+
+def environment_marker(target: Target) -> str:
+    """The marker of the environments that a resolution for a target is for."""
+    return (
+        f"python_version == '{target.python.short}' and implementation_name == 'cpython'"
+        f" and sys_platform == 'linux' and platform_machine == '{target.platform.machine}'"
+    )
+
+
+def python_platform(target: Target) -> str | None:
+    """uv's name of a target's platform; None where it has none."""
+    machine = target.platform.machine
+    if machine not in _OLDEST_GLIBC:
+        return None
+    if target.libc == "musl":
+        return f"{machine}-unknown-linux-musl"
+    minor = min(target.libc_version[1], _NEWEST_GLIBC)
+    if minor < 28:
+        return f"{machine}-manylinux_2_17" if minor >= 17 else None
+    known = [28, 31, *range(32, _NEWEST_GLIBC + 1)]
+    return f"{machine}-manylinux_2_{max(n for n in known if n <= minor)}"
+
+
+class _Resolution:
+    """One run of uv for one target."""
+
+    def __init__(
+        self,
+        given: ResolutionInput,
+        target: Target,
+        settings: IndexSettings,
+        store: Store,
+        indexes: PackageIndexes,
+        preferences: Lock | None,
+        upgrade: Sequence[str] | None,
+        refresh: bool,
+    ) -> None:
+        self._given = given
+        self._target = target
+        self._settings = settings
+        self._store = store
+        self._indexes = indexes
+        self._preferences = preferences
+        self._upgrade = upgrade
+        self._refresh = refresh
+        self._asked = False
+
+    def run(self) -> Lock:
+        only_binary = not self._given.needs_build and not self._settings.no_binary
+        result = self._uv(only_binary=only_binary, interpreter=None) if only_binary else None
+        if result is not None and result.exit_code == 0:
+            return self._parse(result)
+        may_build = self._settings.allows_sdist("*") and (result is None or _lacks_wheels(result.errors))
+        if may_build:
+            minor = self._target.python.short
+            interpreter = find_interpreter(minor, self._store)
+            if interpreter is not None:
+                built = self._uv(only_binary=False, interpreter=interpreter)
+                if built.exit_code == 0:
+                    lock = self._parse(built)
+                    self._report_sdists(lock)
+                    return lock
+                result = result if result is not None and not _is_build_failure(built.errors) else built
+            elif result is None:
+                raise SdistError(
+                    f"{self._given.origin} has sources to build, and there is no Python {minor} here to ask"
+                    " them what they require",
+                    hint=f"Install Python {minor} beside this one, or name wheels instead.",
+                )
+        elif result is None:
+            raise NoWheel(
+                f"{self._given.origin} names sources, and only-binary forbids to build them",
+                hint="Name wheels instead, or allow the builds.",
+            )
+        assert result is not None
+        error = self._error(result)
+        if isinstance(error, AuthError) and self._ask_keyring():
+            return self.run()
+        raise error
+
+    def _ask_keyring(self) -> bool:
+        """Puts what keyring has into the URLs of indexes that carry no password; whether that changed any."""
+        if self._settings.uv_configuration or self._asked:
+            return False
+        self._asked = True
+        credentials = self._indexes.credentials
+
+        def completed(url: str) -> str:
+            if not url.startswith(("http:", "https:")):
+                return url
+            clean, known = credentials.for_url(url)
+            found = credentials.from_keyring(clean, known) if known is None or not known.password else None
+            if found is None:
+                return url
+            secret = f"{quote(found.username, safe='')}:{quote(found.password, safe='')}@"
+            return clean.replace("://", "://" + secret, 1)
+
+        main = self._settings.index_url or builtin_index_url(self._store)
+        before = self._settings
+        self._settings = replace(
+            before,
+            index_url=completed(main),
+            extra_index_urls=tuple(map(completed, before.extra_index_urls)),
+        )
+        return (self._settings.index_url, self._settings.extra_index_urls) != (
+            main,
+            before.extra_index_urls,
+        )
+
+    def _report_sdists(self, lock: Lock) -> None:
+        names = [
+            str(package)
+            for package in lock.packages
+            if package.sdist is not None and best_wheel(package.wheels, self._target) is None
+        ]
+        if names:
+            logger.warning(
+                "%s: no wheel fits %s, so an sdist is locked and will be built",
+                ", ".join(names),
+                self._target.platform,
+            )
+
+    def _uv(self, *, only_binary: bool, interpreter: str | None) -> UvResult:
+        target, settings, given = self._target, self._settings, self._given
+        arguments = ["pip", "compile", "--format", "pylock.toml", "--no-header", "--no-annotate"]
+        arguments += ["--python-version", str(target.python)]
+        platform = python_platform(target)
+        universal = platform is None
+        if platform is not None:
+            arguments += ["--python-platform", platform]
+        else:
+            arguments.append("--universal")
+        if interpreter is not None:
+            arguments += ["--python", interpreter]
+        if only_binary:
+            arguments += ["--only-binary", ":all:"]
+        else:
+            for name in settings.only_binary:
+                arguments += ["--only-binary", name]
+            for name in settings.no_binary:
+                arguments += ["--no-binary", name]
+        if settings.pre:
+            arguments += ["--prerelease", "allow"]
+        if settings.no_index:
+            arguments.append("--no-index")
+        if not settings.uv_configuration:
+            arguments += ["--index-strategy", "unsafe-best-match"]
+        if self._refresh:
+            arguments.append("--refresh")
+        for path in settings.build_constraints:
+            arguments += ["--build-constraints", path]
+        for path in settings.constraints:
+            arguments += ["--constraints", path]
+        environ = self._environment(universal=universal)
+        with tempfile.TemporaryDirectory(prefix="wain-lock-") as name:
+            folder = Path(name)
+            if given.constraints:
+                (folder / "constraints.txt").write_text(_as_text(given.constraints), "utf-8")
+                arguments += ["--constraints", str(folder / "constraints.txt")]
+            if self._preferences is not None and self._upgrade != []:
+                arguments += self._preference_arguments(folder)
+            if universal:
+                (folder / "uv.toml").write_text(f'environments = ["{environment_marker(target)}"]\n', "utf-8")
+                environ.pop("UV_NO_CONFIG", None)
+                environ["UV_CONFIG_FILE"] = str(folder / "uv.toml")
+            if given.project:
+                arguments.append("pyproject.toml")
+                for extra in given.extras:
+                    arguments += ["--extra", extra]
+                for group in given.groups:
+                    arguments += ["--group", group]
+                return run_uv(arguments, environ=environ, folder=given.folder)
+            arguments.append("-")
+            return run_uv(arguments, environ=environ, folder=given.folder, given=_as_text(given.lines))
+
+    def _preference_arguments(self, folder: Path) -> list[str]:
+        assert self._preferences is not None
+        lines = {
+            f'[[packages]]\nname = "{package.name}"\nversion = "{package.version}"\n'
+            for package in self._preferences.packages
+            if package.version
+            and re.fullmatch(r"[A-Za-z0-9.!+_-]+", package.version)
+            and not package.directory
+            and (not package.marker or evaluate_marker(package.marker, self._target, frozenset(), frozenset()))
+        }
+        path = folder / "pylock.toml"
+        path.write_text('lock-version = "1.0"\ncreated-by = "wain"\n' + "\n".join(sorted(lines)), "utf-8")
+        arguments = ["--output-file", str(path)]
+        for name in self._upgrade or ():
+            arguments += ["--upgrade-package", name]
+        return arguments
+
+    def _environment(self, *, universal: bool) -> dict[str, str]:
+        settings = self._settings
+        environ = uv_environment(own_configuration=settings.uv_configuration)
+        name = f"{self._target.python.short}-{self._target.platform.architecture}"
+        environ["UV_CACHE_DIR"] = str(self._store.uv_folder(name))
+        if self._indexes.transport.offline:
+            environ["UV_OFFLINE"] = "1"
+        if settings.cert:
+            environ["SSL_CERT_FILE"] = str(settings.cert)
+        if settings.client_cert:
+            environ["SSL_CLIENT_CERT"] = str(settings.client_cert)
+        if settings.proxy:
+            for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+                environ.pop(variable.lower(), None)
+                environ[variable] = settings.proxy
+        if settings.trusted_hosts:
+            environ["UV_INSECURE_HOST"] = " ".join(settings.trusted_hosts)
+        if settings.timeout_seconds is not None:
+            environ["UV_HTTP_TIMEOUT"] = str(max(1, round(settings.timeout_seconds)))
+        if settings.retries is not None:
+            environ["UV_HTTP_RETRIES"] = str(settings.retries)
+        if settings.keyring_provider == "subprocess":
+            environ["UV_KEYRING_PROVIDER"] = "subprocess"
+        if settings.uv_configuration:
+            return environ
+        if settings.index_url:
+            environ["UV_DEFAULT_INDEX"] = _uv_location(settings.index_url, self._given.folder)
+        if settings.extra_index_urls:
+            environ["UV_INDEX"] = " ".join(_uv_location(url, self._given.folder) for url in settings.extra_index_urls)
+        links = [_uv_location(link, self._given.folder) for link in self._present_links()]
+        if links:
+            environ["UV_FIND_LINKS"] = ",".join(link.replace(",", "%2C") for link in links)
+        return environ
+
+    def _present_links(self) -> list[str]:
+        present = []
+        for link in self._settings.find_links:
+            local = not link.startswith(("http:", "https:", "file:"))
+            if local and not (self._given.folder / Path(link).expanduser()).exists():
+                logger.warning("%s of find-links does not exist and is left out", link)
+            else:
+                present.append(link)
+        return present
+
+    def _parse(self, result: UvResult) -> Lock:
+        text = result.output
+        lock = parse_pylock(text, self._given.folder.absolute() / "pylock.toml")
+        kept = tuple(
+            replace(package, marker=None)
+            for package in lock.packages
+            if not package.marker or evaluate_marker(package.marker, self._target, frozenset(), frozenset())
+        )
+        completed = tuple(self._completed(package) for package in kept)
+        return replace(lock, packages=completed, path=None)
+
+    def _completed(self, package: LockedPackage) -> LockedPackage:
+        return replace(
+            package,
+            wheels=tuple(map(_with_size, package.wheels)),
+            sdist=_with_size(package.sdist) if package.sdist else None,
+            archive=_with_size(package.archive) if package.archive else None,
+        )
+
+    def _error(self, result: UvResult) -> WainError:
+        text = result.errors
+        reason = _reason(text)
+        if missing := re.search(r"[Bb]ecause (\S+) was not found in the (?:package registry|provided)", text):
+            name = missing[1]
+            return UnknownDistribution(
+                f"no index has a distribution {name}, which {self._given.origin} needs",
+                hint="Check the spelling, and whether --index-url or --find-links is right.",
+            )
+        if "network was disabled" in text or "--offline" in text:
+            return Offline(
+                f"{self._given.origin} cannot be resolved without the network: {reason}",
+                hint="Run it once without --offline, or lock first with wain lock.",
+            )
+        if re.search(r"\b(401|403)\b", text) and "http" in text:
+            return AuthError(
+                f"an index refuses the credentials: {reason}",
+                hint="Give them in the index's URL, a netrc file or keyring.",
+            )
+        if "No solution found" not in text and re.search(r"[Ff]ailed to (fetch|download)|error sending", text):
+            return TransferError(reason, hint="Check the index's address and the connection.")
+        if _lacks_wheels(text):
+            return self._no_wheel(text, reason)
+        if _is_build_failure(text):
+            return SdistError(reason, hint="Name a version that has wheels.")
+        return ResolutionError(
+            f"{self._given.origin} cannot be resolved for {self._target}: {reason}",
+            hint="Loosen a requirement, or choose another Python.",
+        )
+
+    def _no_wheel(self, text: str, reason: str) -> WainError:
+        lines = []
+        for name in _names_without_wheels(text):
+            try:
+                sources = self._indexes.links(name)
+            except WainError:
+                continue
+            tags = sorted(
+                {
+                    "-".join(link.filename.removesuffix(".whl").split("-")[1:])
+                    for _, links in sources
+                    for link in links
+                    if link.filename.endswith(".whl")
+                },
+                key=_version_order,
+                reverse=True,
+            )
+            sdists = any(not link.filename.endswith(".whl") for _, links in sources for link in links)
+            exist = f"the newest are {', '.join(tags[:8])}" if tags else "there are none"
+            if sdists:
+                exist += ", and sdists"
+            lines.append(f"{name} has no wheel for {self._target}; of its wheels {exist}")
+        minor = self._target.python.short
+        return NoWheel(
+            "; ".join(lines) or f"no wheel fits {self._target}: {reason}",
+            hint=f"Choose another version or another Python; an sdist is built only where Python {minor} is on"
+            " this machine and only-binary does not forbid it.",
+        )
+
+
+def _version_order(text: str) -> list[tuple[int, str]]:
+    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"[.-]", text)]
+
+
+def _uv_location(text: str, folder: Path) -> str:
+    """An index or find-links as uv's variables take it: no white space, paths absolute."""
+    if text.startswith(("http:", "https:", "file:")):
+        return text
+    path = (folder / Path(text).expanduser()).absolute()
+    return "file://" + quote(str(path))
+
+
+def _as_text(lines: Sequence[RequirementLine]) -> str:
+    return "".join(_line_text(line) + "\n" for line in lines)
+
+
+def _line_text(line: RequirementLine) -> str:
+    if line.url is None or " @ " in line.text or "@" in line.text.partition(":")[0]:
+        return line.text
+    extras = re.search(r"\[[^\]]+\]$", line.text.partition(";")[0].strip())
+    body = line.url if extras is None or line.url.endswith(extras[0]) else line.url + extras[0]
+    return ("-e " if line.editable else "") + body + (f" ; {line.marker}" if line.marker else "")
+
+
+def _with_size(file: LockedFile) -> LockedFile:
+    if file.size_bytes is not None or file.path is None:
+        return file
+    try:
+        return replace(file, size_bytes=Path(file.path).stat().st_size)
+    except OSError:
+        return file
+
+
+def _reason(text: str) -> str:
+    """uv's complaint on one line, without its hints for its own flags."""
+    body = re.split(r"\n\s*hint:", text, maxsplit=1)[0]
+    lines = [
+        re.sub(r"^(error|cause|×|├─▶|╰─▶|│|\s)+:?\s*", "", line)
+        for line in body.splitlines()
+        if not line.startswith("warning:")
+    ]
+    return " ".join(line for line in lines if line)[:_MAX_REASON] or "uv gave no reason"
+
+
+def _lacks_wheels(text: str) -> bool:
+    return bool(re.search(r"no (usable |compatible )?wheels|no wheels with|building from source is disabled", text))
+
+
+def _names_without_wheels(text: str) -> list[str]:
+    found = re.findall(
+        r"(?:all versions of )?([A-Za-z0-9._-]+?)(?:\[[^\]]*\])?(?:[=<>!~][^\s,]*)?"
+        r" (?:has|have) no (?:usable |compatible )?wheels",
+        text,
+    )
+    found += re.findall(r"[Ww]heels are required for `([^`]+)`", text)
+    return list(dict.fromkeys(normalize_name(name) for name in found))[:10]
+
+
+def _is_build_failure(text: str) -> bool:
+    return bool(re.search(r"[Ff]ailed to build|[Bb]uild backend|Failed to download and build", text))
+
+
+def _merge(locks: Sequence[Lock], targets: Sequence[Target], given: ResolutionInput) -> Lock:
+    """One lock of those for each target: equal packages once, under a marker where not all have them."""
+    versions: dict[str, dict[tuple[object, ...], list[tuple[Target, LockedPackage]]]] = {}
+    for target, lock in zip(targets, locks, strict=True):
+        for package in lock.packages:
+            identity = (
+                package.version,
+                package.vcs,
+                package.directory,
+                (package.archive.hashes or package.archive.url) if package.archive else None,
+            )
+            versions.setdefault(package.name, {}).setdefault(identity, []).append((target, package))
+    packages = []
+    for by_identity in versions.values():
+        for found in by_identity.values():
+            wheels: dict[str, LockedFile] = {}
+            for _, package in found:
+                for file in package.wheels:
+                    wheels.setdefault(file.filename, file)
+            marker = None
+            if len(found) < len(targets):
+                marker = " or ".join(dict.fromkeys(f"({_short_marker(item, targets)})" for item, _ in found))
+            first = found[0][1]
+            sdist = next((item.sdist for _, item in found if item.sdist), None)
+            packages.append(replace(first, wheels=tuple(wheels.values()), sdist=sdist, marker=marker))
+    minors = sorted({target.python.minor for target in targets})
+    return Lock(
+        packages=tuple(sorted(packages, key=lambda item: (item.name, item.version or ""))),
+        environments=tuple(dict.fromkeys(environment_marker(target) for target in targets)),
+        requires_python=f"==3.{minors[0]}.*" if len(minors) == 1 else f">=3.{minors[0]}",
+        created_by="wain",
+        origin=given.origin,
+    )
+
+
+def _short_marker(target: Target, targets: Sequence[Target]) -> str:
+    """The marker that tells a target from the others of the lock."""
+    parts = []
+    if len({item.python.short for item in targets}) > 1:
+        parts.append(f"python_version == '{target.python.short}'")
+    if len({item.platform.machine for item in targets}) > 1 or not parts:
+        parts.append(f"platform_machine == '{target.platform.machine}'")
+    return " and ".join(parts)
+
+
+def _restrict(lock: Lock, hashes: Mapping[str, frozenset[str]]) -> Lock:
+    """The lock with only those files that the user's hashes allow.
+
+    :raises HashMismatch: when that leaves none of a package.
+    """
+    if not hashes:
+        return lock
+
+    def allowed(file: LockedFile, texts: frozenset[str]) -> bool:
+        told = {f"{name}:{text}" for name, text in file.hashes}
+        # Hashes of another algorithm than the index tells are checked when the file is fetched.
+        comparable = {name for name, _ in file.hashes} & {text.partition(":")[0] for text in texts}
+        return bool(told & texts) or not comparable
+
+    packages = []
+    for package in lock.packages:
+        texts = hashes.get(package.name)
+        if texts:
+            wheels = tuple(file for file in package.wheels if allowed(file, texts))
+            sdist = package.sdist if package.sdist and allowed(package.sdist, texts) else None
+            archive = package.archive
+            gone = (package.wheels or package.sdist) and not wheels and not sdist
+            if gone or (archive is not None and not allowed(archive, texts)):
+                had = {f"{n}:{t}" for f in (*package.wheels, archive) if f for n, t in f.hashes}
+                raise HashMismatch(
+                    f"no file of {package} has a hash that was asked for ({', '.join(sorted(texts))[:300]});"
+                    f" the index has {', '.join(sorted(had))[:300]}",
+                    hint="Correct the --hash if the files were meant to change; if not, do not trust the index.",
+                )
+            package = replace(package, wheels=wheels, sdist=sdist)
+        packages.append(package)
+    return replace(lock, packages=tuple(packages))
+
+
+def _warn_of_several_indexes(lock: Lock, settings: IndexSettings, indexes: PackageIndexes) -> None:
+    """One warning with all names that several indexes have: the best version wins, whoever serves it."""
+    if settings.uv_configuration or settings.no_index or not settings.extra_index_urls:
+        return
+    if indexes.transport.offline:
+        return
+    names = sorted({package.name for package in lock.packages if package.wheels or package.sdist})
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = dict(zip(names, pool.map(indexes.has, names), strict=True))
+    except WainError as error:
+        logger.info("which indexes have which package was not found out: %s", redact_text(error.message))
+        return
+    several = [name for name in names if len(found[name]) > 1]
+    if several:
+        places = sorted({place for name in several for place in found[name]})
+        logger.warning(
+            "%d packages are on several indexes (%s), and the best version of all is taken: %s",
+            len(several),
+            ", ".join(places),
+            ", ".join(several),
+        )
