@@ -1,0 +1,135 @@
+"""The shape of a rule: what it is called, what it says, how it checks a subject, and its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from wain.dockerfile import Dockerfile, Instruction, Span
+from wain.findings import Cost, Edit, Finding, Fix, Location, Severity
+from wain.trace import Reader, Run, StageTrace, Trace, Use, follow, span_of
+
+__all__ = ["Cost", "DockerfileSubject", "Edit", "Example", "Finding", "Fix", "Rule", "Run", "Severity", "Use"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a caller may choose: `prefer` is how a cache is kept out (auto, mount, flag or env)."""
+
+    prefer: str = "auto"
+    max_layers: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerfileSubject:
+    """A Dockerfile under audit: its text, its name in messages, and what was followed in it."""
+
+    name: str
+    dockerfile: Dockerfile
+    trace: Trace
+    options: Options = field(default_factory=Options)
+
+    @classmethod
+    def of(
+        cls, dockerfile: Dockerfile, *, options: Options | None = None, read: Reader | None = None
+    ) -> DockerfileSubject:
+        """The subject of a parsed file."""
+        return cls(
+            name=dockerfile.name,
+            dockerfile=dockerfile,
+            trace=follow(dockerfile, read=read),
+            options=options or Options(),
+        )
+
+    @property
+    def prefer(self) -> str:
+        """mount, flag or env: what the options say, else what the file already does."""
+        if self.options.prefer != "auto":
+            return self.options.prefer
+        return "mount" if self.trace.uses_buildkit else "flag"
+
+    def location(self, span: Span) -> Location:
+        """A span of the file as a location."""
+        line, column = self.dockerfile.position(span.start)
+        end_line, end_column = self.dockerfile.position(max(span.end, span.start))
+        return Location(
+            file=self.name,
+            line=line,
+            column=column,
+            end_line=end_line,
+            end_column=end_column,
+            start=span.start,
+            end=span.end,
+        )
+
+    def finding(
+        self,
+        rule: Rule,
+        span: Span,
+        message: str,
+        instruction: Instruction,
+        *,
+        severity: Severity | None = None,
+        estimate: str = "",
+        paths: tuple[str, ...] = (),
+        fixes: tuple[Fix, ...] = (),
+    ) -> Finding:
+        """A finding of `rule` at a span."""
+        return Finding(
+            rule=rule.id,
+            severity=severity or rule.severity,
+            message=message,
+            location=self.location(span),
+            instruction=instruction.keyword,
+            estimate=estimate,
+            paths=paths,
+            fixes=tuple(fix for fix in fixes if fix.edits),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A Dockerfile that the rule finds fault with, and the same one mended; `good` ones are left alone."""
+
+    bad: str
+    fixed: str
+    good: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule. Its page in docs/rules is made from these fields alone.
+
+    `cost`, `why` and `mend` are Markdown paragraphs. `hadolint` are the pragmas that silence it as well.
+    """
+
+    id: str
+    severity: Severity
+    title: str
+    cost: str
+    why: str
+    mend: str
+    check: Callable[[DockerfileSubject], Iterator[Finding]]
+    example: Example
+    hadolint: tuple[str, ...] = ()
+
+
+def delivered(stage: StageTrace) -> str:
+    """How a stage's layers reach an image: "final", "target" (only with --target), or "" where they do not."""
+    return "" if stage.ships == "discarded" else stage.ships
+
+
+def stage_severity(rule: Rule, run: Run, folder: str | None = None) -> Severity | None:
+    """The severity of something that a RUN leaves: less in a stage that only --target builds, None where it is gone."""
+    if run.stage.ships == "final":
+        return rule.severity
+    if run.stage.ships == "target":
+        return Severity.INFO
+    if folder is not None and run.stage.keeps(folder):
+        return rule.severity
+    return None
+
+
+def call_span(run: Run, use: Use) -> Span:
+    """Where a cache use is pointed at."""
+    return span_of(run, use.call)
