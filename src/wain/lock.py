@@ -5,6 +5,7 @@ Source: PyPA specifications, pylock.toml (lock file format 1.0), platform compat
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -474,11 +475,32 @@ def _format_pylock(lock: Lock, folder: Path) -> str:
     if lock.default_groups:
         document["default-groups"] = list(lock.default_groups)
     document["created-by"] = "wain"
+    pieces = [tomli_w.dumps(document)]
     ordered = sorted(lock.packages, key=lambda item: (item.name, item.version or "", item.marker or ""))
-    document["packages"] = [_package_table(package, folder) for package in ordered]
+    for package in ordered:
+        pieces.append("\n[[packages]]\n")
+        pieces += [f"{key} = {_inline(value)}\n" for key, value in _package_table(package, folder).items()]
+    if not ordered:
+        pieces.append("packages = []\n")
     if lock.tool:
-        document["tool"] = {"wain": dict(lock.tool)}
-    return tomli_w.dumps(document)
+        pieces += ["\n", tomli_w.dumps({"tool": {"wain": dict(lock.tool)}})]
+    return "".join(pieces)
+
+
+def _inline(value: Any) -> str:
+    """A TOML value on one line; only a list of tables has one line for each."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[\n" + "".join(f"    {_inline(item)},\n" for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # Basic strings escape as JSON's do, and DEL besides.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, int):
+        return str(value)
+    return str(value.isoformat()).replace("+00:00", "Z")
 
 
 def _package_table(package: LockedPackage, folder: Path) -> dict[str, Any]:

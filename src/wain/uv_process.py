@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
 import subprocess
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 _USERINFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/@'\"`>]*@", re.IGNORECASE)
 _QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s?#'\"`>]+)\?[^\s#'\"`>]+", re.IGNORECASE)
 _MAX_OUTPUT_BYTES = 64 << 20
+# The first look at sysconfig is not safe for threads.
+_finding = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,12 @@ def find_uv() -> str:
 
     :raises EngineError: when it is not installed.
     """
+    with _finding:
+        return _find_uv()
+
+
+@functools.cache
+def _find_uv() -> str:
     import uv
 
     try:
