@@ -1,0 +1,167 @@
+"""`wain build`: an image of a project."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wain.commands.console import Console, human_size, table
+from wain.commands.frame import add_index_flags, add_project_flags, open_workshop, project_request
+from wain.errors import UsageError
+
+if TYPE_CHECKING:
+    from wain.build import Built
+    from wain.digest import Digest
+    from wain.image import Image, Index
+    from wain.pipeline import Plan
+
+_EPILOG = """\
+Without a destination the image is written to dist/NAME.tar, which `docker load` reads.
+A destination is registry.example/app:1, oci:DIR[:TAG], archive:FILE.tar or daemon:NAME.
+The digest is printed on standard output, all else on standard error."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("build", help="make an image of a project", epilog=_EPILOG)
+    parser.add_argument("path", nargs="?", default=".", metavar="PATH", help="the project's folder (default: this one)")
+    parser.add_argument("-t", "--tag", action="append", default=[], metavar="REF", help="the image's name")
+    parser.add_argument("-o", "--output", action="append", default=[], metavar="DEST", help="where the image goes")
+    parser.add_argument("--push", action="store_true", help="push to the registry that each --tag names")
+    parser.add_argument("--load", action="store_true", help="load into the Docker daemon under each --tag")
+    add_project_flags(parser)
+    parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="a label of the image")
+    parser.add_argument("--metadata-file", metavar="FILE", help="write digests and layers to this file, as JSON")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add_index_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from wain.image import Index
+    from wain.pipeline import carry_out, plan
+    from wain.transfer import write_image
+
+    console: Console = args.console
+    labels = dict(_pair(text) for text in args.label)
+    with open_workshop(args, Path(args.path)) as workshop:
+        request = project_request(args, labels=labels)
+        decided = plan(request, workshop)
+        names = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
+        destinations = _destinations(args, decided.project.name, names)
+        if args.dry_run:
+            _print_plan(console, decided, destinations)
+            return 0
+        built = carry_out(decided, request, workshop)
+        image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
+        digest = image.digest
+        for destination in destinations:
+            write_image(image, destination, names=names, access=workshop.access, progress=console.progress)
+        console.close()
+        for item in built:
+            _summary(console, item, several=len(built) > 1)
+        _say_how_to_run(console, destinations, names)
+        if args.metadata_file:
+            _write_metadata(Path(args.metadata_file), built, digest, destinations)
+    print(digest)
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"--label {text!r} has no value", hint="Write NAME=VALUE.")
+    return name, value
+
+
+def _destinations(args: argparse.Namespace, name: str, names: Sequence[str]) -> list[str]:
+    destinations = list(args.output)
+    if (args.push or args.load) and not args.tag:
+        raise UsageError("--push and --load need a name", hint="Give one with -t registry.example/app:1.")
+    if args.push:
+        destinations += args.tag
+    if args.load:
+        destinations += [f"daemon:{tag}" for tag in args.tag]
+    return destinations or [f"archive:dist/{name}.tar"]
+
+
+def _print_plan(console: Console, plan: Plan, destinations: Sequence[str]) -> None:
+    console.say(f"lock: {plan.lock.origin}")
+    for facts, selected in zip(plan.facts, plan.selected, strict=True):
+        console.say(f"{facts.target}")
+        rows = [("distribution", "version", "file")]
+        rows += [(item.name, item.version or "", item.file.filename if item.file else item.kind) for item in selected]
+        console.say(table(rows))
+    console.say(f"to: {', '.join(destinations)}")
+
+
+def _summary(console: Console, built: Built, *, several: bool) -> None:
+    rows = [("layer", "compressed", "unpacked", "")]
+    for row in built.rows:
+        unpacked = human_size(row.layer.unpacked_bytes) if row.layer.unpacked_bytes is not None else ""
+        rows.append((_shortened(row.what), human_size(row.layer.size_bytes), unpacked, row.state))
+    compressed = sum(row.layer.size_bytes for row in built.rows)
+    unpacked_sum = sum(row.layer.unpacked_bytes or 0 for row in built.rows)
+    rows.append((f"{len(built.rows)} layers", human_size(compressed), human_size(unpacked_sum), ""))
+    if several:
+        console.say(f"{built.image.platform}: {built.image.digest}")
+    console.say(table(rows, right=frozenset({1, 2})))
+
+
+def _shortened(text: str, limit: int = 60) -> str:
+    """A list of wheels cut at a comma, with how many were left out."""
+    if len(text) <= limit:
+        return text
+    parts = text.split(", ")
+    shown: list[str] = []
+    for part in parts:
+        if len(", ".join([*shown, part])) > limit - 12:
+            break
+        shown.append(part)
+    if not shown:
+        return text[: limit - 1] + "…"
+    return f"{', '.join(shown)} and {len(parts) - len(shown)} more"
+
+
+def _say_how_to_run(console: Console, destinations: Sequence[str], names: Sequence[str]) -> None:
+    for destination in destinations:
+        if destination.startswith("archive:") or destination.endswith(".tar"):
+            path = destination.removeprefix("archive:")
+            console.say(f"{path} is written; run it with: docker load -i {path} && docker run --rm {names[0]}")
+        elif destination.startswith("daemon:"):
+            console.say(f"loaded; run it with: docker run --rm {destination.removeprefix('daemon:')}")
+        elif destination.startswith("oci:"):
+            console.say(f"{destination.removeprefix('oci:')} is written")
+        else:
+            console.say(f"pushed {destination}")
+
+
+def _write_metadata(path: Path, built: Sequence[Built], digest: Digest, destinations: Sequence[str]) -> None:
+    document = {
+        "digest": digest,
+        "destinations": list(destinations),
+        "images": [
+            {
+                "platform": str(item.image.platform),
+                "digest": item.image.digest,
+                "config": item.image.manifest.config.digest,
+                "layers": [
+                    {
+                        "what": row.what,
+                        "digest": row.layer.digest,
+                        "diff_id": row.layer.diff_id,
+                        "size": row.layer.size_bytes,
+                        "unpacked": row.layer.unpacked_bytes,
+                        "state": row.state,
+                    }
+                    for row in item.rows
+                ],
+            }
+            for item in built
+        ],
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=2) + "\n")
+    partial.replace(path)

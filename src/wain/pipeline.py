@@ -1,0 +1,409 @@
+"""From a project's folder to its images: chooses Python and base, locks, fetches, builds. Writes no image.
+
+Everything that needs the network happens here, in this order: the base, the lock, the wheels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wain.bases import base_facts
+from wain.build import Built, WheelInput, build
+from wain.choose import PythonChoice, choose_python
+from wain.debian import SUITES, BaseLock, Mirrors, base_image, debian_mirrors, resolve_base
+from wain.digest import Digest
+from wain.errors import DebianError, LockError, PythonError, UsageError
+from wain.image import Image
+from wain.index import Progress
+from wain.lock import Lock, Selected
+from wain.locking import fetch_selected, find_lock, lock_for, select_for
+from wain.names import RegistryReference, parse_reference
+from wain.oci import JSON
+from wain.pipconf import Setting
+from wain.platforms import Platform
+from wain.project import Project, load_project
+from wain.settings import IndexSettings, WainSettings, index_settings, wain_settings
+from wain.store import Store, recipe_key
+from wain.transport import Transport
+from wain.wheels import Wheel
+
+if TYPE_CHECKING:
+    from wain.bases import BaseFacts
+    from wain.distribution import Access
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_SECONDS = 600
+"""How long a choice of the base's packages holds that no lock has written down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is wanted of a build; where a field says nothing, `[tool.wain]` does, then the default."""
+
+    path: Path
+    base: str | None = None
+    python: str | None = None
+    platforms: tuple[Platform, ...] = ()
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    locked: bool = False
+    offline: bool = False
+    refresh: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    index_flags: Mapping[str, str] = field(default_factory=dict, repr=False)
+    leave_out: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseChoice:
+    """Which base, and the line that tells the user why."""
+
+    name: str
+    """`debian:trixie` for the built-in one, else a reference."""
+    python: PythonChoice
+    suite: str | None
+    """Of the built-in base; None for a reference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a build will do: everything is decided, and of wheels only the names are known."""
+
+    project: Project
+    settings: WainSettings
+    index: IndexSettings = field(repr=False)
+    base: BaseChoice
+    images: tuple[Image, ...] = field(repr=False)
+    """The base's, one a platform."""
+    facts: tuple[BaseFacts, ...] = field(repr=False)
+    lock: Lock = field(repr=False)
+    selected: tuple[tuple[Selected, ...], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What a build works with."""
+
+    store: Store
+    transport: Transport
+    access: Access
+    progress: Progress | None = None
+    say: Callable[[str], None] = lambda text: None
+    """Tells the user a decision."""
+
+
+def choose_base(project: Project, settings: WainSettings, request: Request, lock: Lock | None) -> BaseChoice:
+    """The base: the flag; the setting; the lock's; the built-in one where it can be had; else python:X.Y-slim.
+
+    :raises PythonError: when the Python that is wanted cannot be had.
+    """
+    locked = lock.tool.get("base") if lock else None
+    wanted = request.base or settings.base
+    locked_python = _locked_python(locked)
+    python = choose_python(
+        project, flag=request.python, setting=settings.python, locked=locked_python, built_in=tuple(SUITES)
+    )
+    suites = {suite: minor for minor, suite in SUITES.items()}
+    if wanted:
+        suite = wanted.removeprefix("debian:") if wanted.startswith("debian:") else ""
+        if suite not in suites:
+            return BaseChoice(name=wanted, python=python, suite=None)
+        if python.is_firm and python.minor != suites[suite]:
+            raise PythonError(
+                f"{wanted} has Python {suites[suite]}, and {python.reason} says {python.minor}",
+                hint=f"Use another base (python:{python.minor}-slim), or leave one of the two out.",
+            )
+        chosen = PythonChoice(minor=suites[suite], reason=f"the base {wanted}", is_firm=True)
+        return BaseChoice(name=wanted, python=chosen, suite=suite)
+    if isinstance(locked, str) and not request.python:
+        return BaseChoice(name=locked, python=python, suite=None)
+    if python.minor in SUITES and (_has_lock(locked) or _mirrors(settings) is not None):
+        suite = SUITES[python.minor]
+        return BaseChoice(name=f"debian:{suite}", python=python, suite=suite)
+    return BaseChoice(name=f"python:{python.minor}-slim", python=python, suite=None)
+
+
+def plan(request: Request, workshop: Workshop) -> Plan:
+    """Decide everything: base and its facts, lock, and the files for each platform.
+
+    :raises WainError: of every kind that a base, a lock or an index can have.
+    """
+    project = load_project(request.path)
+    settings = wain_settings(project.path)
+    if settings.name:
+        project = replace(project, name=settings.name)
+    index = index_settings(project.path, flags=_index_flags(request.index_flags), wain=settings)
+    found = find_lock(project.path)
+    early = Lock.read(found) if found is not None and found.name == "pylock.toml" else None
+    platforms = _platforms(request, settings)
+    choice = choose_base(project, settings, request, early)
+    workshop.say(_told(choice))
+    images = tuple(_base(choice, platform, request, settings, early, workshop) for platform in platforms)
+    facts = tuple(base_facts(image, workshop.store) for image in images)
+    for fact in facts:
+        if choice.python.is_firm and fact.python.short != choice.python.minor:
+            raise PythonError(
+                f"{choice.name} has Python {fact.python}, and {choice.python.reason} says {choice.python.minor}",
+                hint=f"Use a base with that Python, such as python:{choice.python.minor}-slim.",
+            )
+    targets = tuple(fact.target for fact in facts)
+    extras = request.extras or settings.extras
+    groups = request.groups or settings.groups
+    lock = lock_for(
+        project.path,
+        targets=targets,
+        extras=extras,
+        groups=groups,
+        settings=index,
+        store=workshop.store,
+        transport=workshop.transport,
+        locked=request.locked,
+        offline=request.offline,
+        refresh=request.refresh,
+    )
+    selected = tuple(
+        select_for(lock, target, extras=extras, groups=groups, settings=index, store=workshop.store)
+        for target in targets
+    )
+    return Plan(
+        project=project,
+        settings=settings,
+        index=index,
+        base=choice,
+        images=images,
+        facts=facts,
+        lock=lock,
+        selected=selected,
+    )
+
+
+def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, ...]:
+    """Build the image of each platform of a plan; wheels are downloaded where no layer is known for them.
+
+    :raises WainError: of every kind that a wheel, an index or a project can have.
+    """
+    results = []
+    for image, facts, selected in zip(plan.images, plan.facts, plan.selected, strict=True):
+        wheels = _Wheels(plan, selected, workshop)
+        results.append(
+            build(
+                plan.project,
+                wheels.inputs(),
+                image,
+                facts,
+                settings=plan.settings,
+                store=workshop.store,
+                open_wheels=wheels.open,
+                base_name=plan.base.name,
+                leave_out=request.leave_out,
+                labels=request.labels,
+            )
+        )
+    return tuple(results)
+
+
+class _Wheels:
+    """The wheels of one platform: known by digest from the lock, fetched when somebody must read them."""
+
+    def __init__(self, plan: Plan, selected: Sequence[Selected], workshop: Workshop) -> None:
+        unbuilt = [item for item in selected if item.kind != "wheel"]
+        if unbuilt:
+            raise LockError(
+                f"{', '.join(item.name for item in unbuilt)} would have to be built from source",
+                hint="Name versions that have wheels.",
+            )
+        self._plan = plan
+        self._selected = {item.name: item for item in selected}
+        self._workshop = workshop
+        self._paths: dict[Digest, Path] = {}
+
+    def inputs(self) -> list[WheelInput]:
+        """One for each wheel; what the lock does not say of it is known once it is in the store."""
+        incomplete = []
+        made = {}
+        for name, item in self._selected.items():
+            known = self._input(item)
+            if known is None:
+                incomplete.append(item)
+            else:
+                made[name] = known
+        self._fetch(incomplete)
+        for item in incomplete:
+            known = self._input(item)
+            assert known is not None
+            made[item.name] = known
+        return [made[name] for name in sorted(made)]
+
+    def open(self, wanted: Sequence[WheelInput]) -> list[Wheel]:
+        """The wheels, in the order asked for."""
+        self._fetch([self._selected[wheel.name] for wheel in wanted if wheel.digest not in self._paths])
+        return [Wheel.open(self._paths[wheel.digest], digest=wheel.digest, filename=wheel.filename) for wheel in wanted]
+
+    def _fetch(self, items: Sequence[Selected]) -> None:
+        if not items:
+            return
+        for item, path, digest in fetch_selected(
+            items,
+            store=self._workshop.store,
+            transport=self._workshop.transport,
+            settings=self._plan.index,
+            project=self._plan.project.path,
+            progress=self._workshop.progress,
+        ):
+            self._paths[digest] = path
+            if item.file is not None and item.file.digest is None:
+                self._workshop.store.put_memo("file-digest", _file_key(item), {"digest": str(digest)}, refers=[digest])
+            self._workshop.store.put_memo("wheel-size", digest, {"size": path.stat().st_size})
+
+    def _input(self, item: Selected) -> WheelInput | None:
+        assert item.file is not None
+        digest = item.file.digest
+        store = self._workshop.store
+        if digest is None and (memo := store.memo("file-digest", _file_key(item))) is not None:
+            digest = Digest(str(memo.get("digest")))
+        if digest is None:
+            return None
+        size = item.file.size_bytes
+        if size is None and (memo := store.memo("wheel-size", digest)) is not None:
+            number = memo.get("size")
+            size = number if isinstance(number, int) else None
+        if size is None:
+            return None
+        return WheelInput(
+            name=item.name, version=item.version or "", filename=item.file.filename, digest=digest, size_bytes=size
+        )
+
+
+def _file_key(item: Selected) -> Digest:
+    assert item.file is not None
+    return recipe_key({"what": "file-digest", "file": item.file.to_json()})
+
+
+def _platforms(request: Request, settings: WainSettings) -> tuple[Platform, ...]:
+    wanted = request.platforms or tuple(Platform.parse(text) for text in settings.platforms) or (Platform.host(),)
+    return tuple(dict.fromkeys(wanted))
+
+
+def _base(
+    choice: BaseChoice,
+    platform: Platform,
+    request: Request,
+    settings: WainSettings,
+    lock: Lock | None,
+    workshop: Workshop,
+) -> Image:
+    packages = request.packages or settings.packages
+    if choice.suite is None:
+        if packages:
+            raise UsageError(
+                f"`packages` adds to the built-in base, not to {choice.name}",
+                hint='Leave out packages, or set base = "debian:trixie".',
+            )
+        return _referenced(choice.name, platform, settings, workshop)
+    mirrors = _mirrors(settings)
+    locked = _locked_base(lock, choice, platform, packages)
+    if locked is None:
+        locked = _remembered_base(choice, platform, packages, request, workshop, settings)
+    return base_image(locked, store=workshop.store, transport=workshop.transport, mirrors=mirrors)
+
+
+def _referenced(name: str, platform: Platform, settings: WainSettings, workshop: Workshop) -> Image:
+    from wain.transfer import read_image
+
+    reference = parse_reference(name)
+    if isinstance(reference, RegistryReference):
+        name = str(reference)
+    image = read_image(name, platform=platform, access=workshop.access)
+    if not isinstance(image, Image):
+        image = image.image_for(platform)
+    return image
+
+
+def _remembered_base(
+    choice: BaseChoice,
+    platform: Platform,
+    packages: Sequence[str],
+    request: Request,
+    workshop: Workshop,
+    settings: WainSettings,
+) -> BaseLock:
+    import time
+
+    assert choice.suite is not None
+    mirrors = _mirrors(settings)
+    key = recipe_key(
+        {
+            "what": "recent-base",
+            "suite": choice.suite,
+            "platform": str(platform),
+            "packages": sorted(packages),
+            "mirrors": list((*mirrors.main, *mirrors.security) if mirrors else ()),
+        }
+    )
+    memo = workshop.store.memo("recent-base", key)
+    if memo is not None and not request.refresh:
+        at = memo.get("at")
+        if isinstance(at, int) and (0 <= time.time() - at < REMEMBERED_SECONDS or request.offline):
+            return BaseLock.from_json(memo.get("lock"))
+    try:
+        found = resolve_base(
+            choice.suite,
+            platform=platform,
+            packages=packages,
+            mirrors=mirrors,
+            store=workshop.store,
+            transport=workshop.transport,
+        )
+    except DebianError as error:
+        if mirrors is None:
+            raise DebianError(
+                f"no Debian mirror is known for the base {choice.name}",
+                hint='Set debian-mirrors = ["URL"] under [tool.wain] in pyproject.toml, or name a base with --base.',
+            ) from error
+        raise
+    workshop.store.put_memo("recent-base", key, {"at": int(time.time()), "lock": found.to_json()})
+    return found
+
+
+def _locked_base(lock: Lock | None, choice: BaseChoice, platform: Platform, packages: Sequence[str]) -> BaseLock | None:
+    """What the lock file says of the built-in base; None where it says nothing or speaks of another one."""
+    value = lock.tool.get("base") if lock else None
+    if not _has_lock(value):
+        return None
+    assert isinstance(value, list)
+    for item in value:
+        found = BaseLock.from_json(item)
+        if (found.suite, found.platform) == (choice.suite, platform) and found.requested == tuple(
+            sorted(set(packages))
+        ):
+            return found
+    return None
+
+
+def _has_lock(value: JSON) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
+def _locked_python(value: JSON) -> str | None:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return str(value[0].get("python"))
+    return None
+
+
+def _mirrors(settings: WainSettings) -> Mirrors | None:
+    return debian_mirrors(settings.debian_mirrors)
+
+
+def _index_flags(flags: Mapping[str, str]) -> dict[str, Setting]:
+    return {name: Setting(value=value, origin=f"--{name}") for name, value in flags.items()}
+
+
+def _told(choice: BaseChoice) -> str:
+    kind = "the built-in base" if choice.suite else "the base"
+    return f"Python {choice.python.minor} ({choice.python.reason}) on {kind} {choice.name}"
