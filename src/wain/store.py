@@ -63,8 +63,8 @@ class Store:
         self.temporary = temporary
         """Whether it vanishes when it is closed."""
         self.dropped = 0
-        """How many bad blobs this process has found and dropped. A build that failed on one succeeds when
-        it is run again."""
+        """How many bad blobs this process has found and dropped."""
+        self._revived = False
         self.hits: dict[str, int] = {}
         """How often something was found, by kind."""
         self.misses: dict[str, int] = {}
@@ -96,6 +96,14 @@ class Store:
     def root(self) -> Path:
         """The folder that the store stands in."""
         return self._places[0].root
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something in the store turned out damaged or was taken away while it was in use.
+
+        A build that failed meanwhile succeeds when it is run again with the same store.
+        """
+        return self.dropped > 0 or self._revived or self.folder.leases.lost
 
     @property
     def folder(self) -> Folder:
@@ -384,6 +392,7 @@ class Store:
             if is_gone(error) and len(self._places) == 1:
                 try:
                     place.revive()
+                    self._revived = True
                     log.info("the cache folder %s was deleted; made it again", place.root)
                     return True
                 except Unusable as reason:

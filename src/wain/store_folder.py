@@ -169,8 +169,9 @@ class Leases:
 
     def renew(self) -> None:
         """Opens the file anew, after the folder was deleted, and takes the same leases there."""
+        new = self._open()
         os.close(self._fd)
-        self._fd = self._open()
+        self._fd = new
         names, self._shared = self._shared, set()
         for name in names:
             self.share(name)
@@ -249,6 +250,8 @@ class Folder:
 
         :raises OSError: as `open` does.
         """
+        if self.leases.lost:
+            self.leases.renew()
         name = os.urandom(16).hex()
         self.leases.share(name)
         path = self.root / TEMPORARY / name

@@ -1,0 +1,1 @@
+"""Tests that run long, by `make soak`."""
