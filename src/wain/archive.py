@@ -161,11 +161,12 @@ def read(reference: ArchiveReference, *, platform: Platform | None = None) -> Im
         file = reference.path.open("rb")
     except OSError as error:
         raise ImageError(f"{reference.path} cannot be read: {error.strerror}", hint="Name an image's tar.") from error
-    return read_file(file, platform=platform, what=str(reference))
+    with file:
+        return read_file(file, platform=platform, what=str(reference))
 
 
 def read_file(file: BinaryIO, *, platform: Platform | None = None, what: str) -> Image | Index:
-    """As `read`, of a file that is open; the image keeps it open for its layers."""
+    """As `read`, of a file that is open; the image keeps a descriptor of its own for its layers."""
     members = TarMembers(file, what=what)
     if "oci-layout" in members and "index.json" in members:
         index = IndexDocument.parse(members.read("index.json", MAX_JSON_BYTES))

@@ -6,6 +6,7 @@ Sources: POSIX.1-2001 pax; GNU tar manual, "Basic Tar Format".
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -30,15 +31,17 @@ class Member:
 class TarMembers:
     """The regular files and links of an uncompressed tar by their normalised names.
 
-    The file stays open and is read by position, so threads may share it. A name that comes twice is the last's.
+    It keeps a file descriptor of its own and reads by position, so threads may share it. A name that comes twice
+    is the last's.
 
     :raises ImageError: when it is no tar, is cut short, or breaks a bound.
     """
 
     def __init__(self, file: BinaryIO, *, what: str) -> None:
-        self._file = file
+        self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
         self._what = what
-        self._size = os.fstat(file.fileno()).st_size
+        self._size = os.fstat(self._descriptor).st_size
         self._members: dict[str, Member] = {}
         self._scan()
 
@@ -81,7 +84,7 @@ class TarMembers:
         pieces = []
         while size:
             try:
-                piece = os.pread(self._file.fileno(), min(size, 1 << 20), offset)
+                piece = os.pread(self._descriptor, min(size, 1 << 20), offset)
             except OSError as error:
                 raise self._wrong(f"cannot be read: {error.strerror}") from error
             if not piece:
