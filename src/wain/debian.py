@@ -367,6 +367,17 @@ class _Maker:
         if not lock.interpreter and can_run(self._architecture):
             wanted = interpreter_packages(lock.python)
             self._compiler = tuple(item for item in lock.packages if item.name in wanted)
+        # A machine that could not compile once is not asked again, else no build on it would find its layers.
+        self._failure = recipe_key(
+            {
+                "recipe": RECIPE,
+                "host": _host_architecture(),
+                "interpreter": _digests(self._compiler or ()),
+                "packages": _digests(lock.packages),
+            }
+        )
+        if self._compiler is not None and store.memo("debian-no-bytecode", self._failure) is not None:
+            self._compiler = None
 
     def layers(self) -> tuple[Layer, ...]:
         keys = self._keys(with_bytecode=self._compiler is not None)
@@ -425,6 +436,7 @@ class _Maker:
                 if compiled is not None:
                     rootfs.add_bytecode(compiled, f"python{lock.python}")
                 else:
+                    self._store.put_memo("debian-no-bytecode", self._failure, {"failed": True})
                     log.warning(
                         "the standard library's byte code is left out: Python %s for this machine cannot be had or"
                         " does not run here; programs start a little slower",

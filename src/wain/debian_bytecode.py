@@ -9,7 +9,6 @@ Source: PEP 552 (unchecked hash-based pycs).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -34,10 +33,11 @@ INTERPRETER_PACKAGES = ("libc6", "libexpat1", "zlib1g")
 """What the interpreter needs of others' to compile, besides its own packages."""
 
 _COMPILE = """
-import json, py_compile, sys, warnings
+import py_compile, sys, warnings
 warnings.simplefilter("ignore")
-root, jobs = sys.argv[1], json.load(sys.stdin)
-for source, target in jobs:
+root = sys.argv[1]
+for line in sys.stdin.read().splitlines():
+    source, _, target = line.partition("\\t")
     try:
         py_compile.compile(
             root + "/" + source, cfile=root + "/" + target, dfile="/" + source, doraise=True, optimize=0,
@@ -66,7 +66,9 @@ def compile_library(
     python_minor: str,
     folder: Path,
 ) -> dict[str, Path] | None:
-    """Byte code of every module below usr/lib/pythonX.Y, as path in the image -> file; None where it cannot be made.
+    """Byte code of the modules below usr/lib/pythonX.Y, as path in the image -> file; None where it cannot be made.
+
+    Left out are the test suite's and the texts of pydoc, which programs do not import.
 
     :param library: the files whose modules are compiled.
     :param interpreter: the files of packages that `interpreter_packages` names, for this machine.
@@ -78,9 +80,12 @@ def compile_library(
     sources = [
         path
         for path, entry in sorted(library.items())
-        if path.startswith(home + "/") and path.endswith(".py") and entry.kind == "file"
+        if path.startswith(home + "/")
+        and path.endswith(".py")
+        and entry.kind == "file"
+        and not path.startswith((f"{home}/test/", f"{home}/pydoc_data/", f"{home}/lib2to3/tests/"))
     ]
-    if sum(library[path].size_bytes for path in sources) > _MAX_SOURCE_BYTES:
+    if not sources or sum(library[path].size_bytes for path in sources) > _MAX_SOURCE_BYTES:
         return None
     triplet = _TRIPLETS[architecture]
     wanted = re.compile(
@@ -171,7 +176,7 @@ def _run(machine: Path, target: Path, jobs: Sequence[tuple[str, str]], *, archit
                 )
                 running.append(process)
                 assert process.stdin is not None
-                process.stdin.write(json.dumps(waiting.pop(0)).encode())
+                process.stdin.write("".join(f"{source}\t{made}\n" for source, made in waiting.pop(0)).encode())
                 process.stdin.close()
                 process.stdin = None
             process = running[0]

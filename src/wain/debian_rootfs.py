@@ -29,7 +29,7 @@ _LEFT_OUT = re.compile(
     r"usr/share/(man|info|lintian|linda|locale|groff|bug|doc-base|menu|gtk-doc|help|omf|gdb|gcc(-[0-9.]+)?)(/.*)?"
     r"|usr/share/doc/[^/]+/(?!copyright|NOTICE).*"
     r"|usr/share/(applications|pixmaps|binfmts|apport|reportbug|base-files|ca-certificates)(/.*)?"
-    r"|usr/share/python3/.*|usr/bin/py3(compile|clean|versions)"
+    r"|usr/share/python3(/.*)?|usr/bin/py3(compile|clean|versions)"
     r"|usr/share/zoneinfo/right(/.*)?"
     r"|usr/sbin/update-ca-certificates|etc/ca-certificates(/.*)?|etc/update-motd\.d(/.*)?|boot"
 )
@@ -38,6 +38,11 @@ _LEFT_OUT = re.compile(
 _LIBC_BIN_KEPT = re.compile(
     r"usr/sbin/ldconfig|usr/bin/getent|usr/bin/ld\.so|etc/.*|usr/lib/locale/.*|usr/share/(libc-bin|doc)/.*"
 )
+
+# The C library's own iconv converts between the encodings that everybody uses; of the others, which Python has in
+# its own codecs, there are eight megabytes. The same set as other distributions keep in their C library's package.
+_CONVERTER = re.compile(r"usr/lib/[^/]+/gconv/([^/]+)\.so")
+_CONVERTERS_KEPT = frozenset("ANSI_X3.110 CP1252 ISO8859-1 ISO8859-15 UNICODE UTF-16 UTF-32 UTF-7".split())
 
 _USERS = "root:x:0:0:root:/root:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 _GROUPS = "root:x:0:\ntty:x:5:\nmail:x:8:\nshadow:x:42:\nutmp:x:43:\nstaff:x:50:\nnogroup:x:65534:\n"
@@ -160,7 +165,7 @@ class Rootfs:
         found = _Unpacked(control)
         for member, place in deb.members(spool):
             target_path = _merged(member.path)
-            if not target_path or self._is_left_out(name, target_path):
+            if not target_path or member.path in _MERGED or self._is_left_out(name, target_path):
                 continue
             if any(ord(char) < 32 for char in target_path):
                 raise DebianError(
@@ -191,6 +196,8 @@ class Rootfs:
             return path.startswith(("usr/bin/", "usr/sbin/", "usr/share/", "var/"))
         if package == "ca-certificates" and path.startswith("usr/share/ca-certificates/"):
             return False  # its certificates become the bundle
+        if converter := _CONVERTER.fullmatch(path):
+            return converter[1] not in _CONVERTERS_KEPT
         return _LEFT_OUT.fullmatch(path) is not None
 
     def _place(self, entry: Entry, control: Control) -> None:
@@ -333,6 +340,9 @@ class Rootfs:
             self._remove(path)
         if bundle:
             self._make("etc/ssl/certs/ca-certificates.crt", b"".join(bundle))
+        for path in ("var/run", "var/lock"):
+            if not any(other.startswith(path + "/") for other in self._entries):
+                self._remove(path)  # base-files has folders there, which its script makes links
         for path, target in _LINKS.items():
             self._make_link(path, target, "")
         if "usr/lib/os-release" in self._entries:
@@ -395,7 +405,7 @@ class Rootfs:
                 if re.fullmatch(r"/[\w.+/-]+", text) and ".." not in text.split("/"):
                     folders.append(text)
         seen: dict[str, str] = {}
-        for folder in (*folders, "/lib", "/usr/lib", "/lib64", "/usr/lib64"):
+        for folder in (*folders, "/lib", "/usr/lib"):
             real = self._through_links(f"{folder.strip('/')}/x").rpartition("/")[0]
             if real in self._entries:
                 seen.setdefault(real, folder)
