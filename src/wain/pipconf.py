@@ -177,10 +177,12 @@ def _read_file(path: Path) -> dict[str, dict[str, Setting]]:
     try:
         parser.read_string(data.decode("utf-8"), source=str(path))
     except (configparser.Error, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        if isinstance(error, configparser.ParsingError):
-            reason = f"line {error.errors[0][0]} is malformed" if error.errors else "malformed"
-        raise UsageError(f"{path} does not parse: {reason}", hint="`pip config debug` reads the same file.") from error
+        # Some of these errors quote the line, which may hold a password: only the line's number is told.
+        number = getattr(error, "lineno", None) or next(
+            (line for line, _ in getattr(error, "errors", None) or ()), None
+        )
+        where = f"{path}:{number}" if number else str(path)
+        raise UsageError(f"{where} does not parse", hint="`pip config debug` reads the same file.") from None
     lines = _option_lines(data.decode("utf-8"))
     return {
         section: {

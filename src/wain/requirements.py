@@ -131,12 +131,12 @@ def parse_requirement(text: str, origin: str, *, folder: Path | None = None) -> 
         return _direct_line(text, url, marker, origin, folder)
     try:
         requirement: Requirement = _Requirement(text)
-    except InvalidRequirement as error:
+    except InvalidRequirement:
         shown = re.sub(r"://[^\s/@]*@", "://", text)[:200]
         raise ProjectError(
             f"{origin}: {shown!r} is no requirement",
             hint="Write name, name==1.2, name>=1,<2 or name @ https://... .",
-        ) from error
+        ) from None  # packaging's error quotes the whole line, passwords too
     return RequirementLine(
         text=text,
         origin=origin,
