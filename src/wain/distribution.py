@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 DOCKER_HUB_HOST = "registry-1.docker.io"
 _MAX_TOKEN_BYTES = 1 << 20
 _EARLY_SECONDS = 10
-_ROUNDS = 3
+_ROUNDS = 4
 _PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SCHEME = re.compile(r"(?:^|,)\s*(Basic|Bearer)(?=\s|,|$)", re.IGNORECASE)
 
@@ -159,8 +159,10 @@ class Session:
         wanted = frozenset(scopes)
         own = origin_of(url) == origin_of(self.base)
         stale: str | None = None
-        for _ in range(_ROUNDS):
-            authorization = self._authorization(wanted, repository, stale=stale) if own else None
+        for number in range(_ROUNDS):
+            # Other threads may use up a token that is good for few requests: the last tries have their own.
+            own_token = number >= _ROUNDS - 2
+            authorization = self._authorization(wanted, repository, stale=stale, shared=not own_token) if own else None
             sent = dict(headers or {})
             if authorization:
                 sent["authorization"] = authorization
@@ -211,7 +213,7 @@ class Session:
                 self._challenge = chosen
         return chosen is not None
 
-    def _authorization(self, scopes: frozenset[str], repository: str, *, stale: str | None) -> str | None:
+    def _authorization(self, scopes: frozenset[str], repository: str, *, stale: str | None, shared: bool) -> str | None:
         with self._lock:
             challenge = self._challenge
             if challenge is None:
@@ -221,6 +223,8 @@ class Session:
                 return f"Bearer {login.registry_token}"
             if challenge.scheme == "basic":
                 return login.credentials.authorization if login and login.credentials else None
+            if not shared:
+                return f"Bearer {self._fetch_token(challenge, scopes, login).value}"
             token = self._tokens.get(scopes)
             used_up = token is not None and f"Bearer {token.value}" == stale
             if token is None or used_up or token.good_until <= time.monotonic():

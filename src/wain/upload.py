@@ -153,8 +153,8 @@ class Uploads:
                     failures += 1
                     if failures > retries:
                         raise
-                    if error.status == 413 and not in_chunks and not refused_chunks:
-                        in_chunks = True
+                    if error.status in (405, 411, 413, 501) and not in_chunks and not refused_chunks:
+                        in_chunks = True  # too large at once, or taken in no other way
                     elif error.status is not None and 400 <= error.status < 500 and error.status not in (404, 416):
                         raise
                     log.info("%s; upload attempt %d", error.message, failures + 1)
