@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from wain.grouping import OVERFLOW_SLOTS, SLOTS, Item, group
 from wain.ignore import project_files
 from wain.image import Image, check_image
 from wain.install import Scheme, colliding
-from wain.layers import Layer, files_layer, known_wheel_layer, wheel_layer
+from wain.layers import Layer, files_layer, remembered_layer, wheel_layer, wheel_layer_key
 from wain.oci import JSON
 from wain.project import APP, Project, entry_point, file_entries, source_time
 from wain.settings import WainSettings
@@ -138,7 +138,8 @@ def build(
             stop_signal=settings.stop_signal,
             has_bytecode=False,
         )
-    ).with_created(created)
+    )
+    image = image.with_config(replace(image.config, created=created))
     annotations = {"org.opencontainers.image.created": created, "org.opencontainers.image.base.digest": base.digest}
     if base_name:
         annotations["org.opencontainers.image.base.name"] = base_name
@@ -196,14 +197,15 @@ def _clusters(
 ) -> list[tuple[Digest, ...]]:
     """The wheels, those together that have a path in common; remembered, because it takes all their names."""
     digests = sorted(wheel.digest for wheel in wheels)
-    recipe: JSON = {"what": "collisions", "version": 1, "scheme": scheme.to_json(), "wheels": list(map(str, digests))}
+    recipe: JSON = {"what": "collisions", "version": 1, "scheme": {**scheme.to_json()}, "wheels": [*digests]}
     key = recipe_key(recipe)
     memo = store.memo("collisions", key)
     together: list[list[str]] = []
     if memo is not None and isinstance(memo.get("together"), list):
         together = memo["together"]  # type: ignore[assignment]
     elif wheels:
-        together = [[str(wheel.digest) for wheel in cluster] for cluster in colliding(open_wheels(wheels), scheme)]
+        clusters = colliding(open_wheels(wheels), scheme)
+        together = [[str(wheel.digest) for wheel in cluster] for cluster in clusters if len(cluster) > 1]
         store.put_memo("collisions", key, {"together": together})  # type: ignore[dict-item]
     shared = {Digest(digest) for cluster in together for digest in cluster}
     return [
@@ -219,7 +221,7 @@ def _wheel_row(
     open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
 ) -> LayerRow:
     what = ", ".join(f"{wheel.name} {wheel.version}" for wheel in share)
-    layer = known_wheel_layer([wheel.digest for wheel in share], scheme, store=store)
+    layer = remembered_layer(wheel_layer_key((wheel.digest for wheel in share), scheme), store=store)
     state = "cached"
     if layer is None:
         layer = wheel_layer(open_wheels(share), scheme, store=store)

@@ -56,7 +56,7 @@ class Request:
     offline: bool = False
     refresh: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
-    index_flags: Mapping[str, str] = field(default_factory=dict, repr=False)
+    index_flags: Mapping[str, Setting] = field(default_factory=dict, repr=False)
     leave_out: tuple[Path, ...] = ()
 
 
@@ -138,7 +138,7 @@ def plan(request: Request, workshop: Workshop) -> Plan:
     settings = wain_settings(project.path)
     if settings.name:
         project = replace(project, name=settings.name)
-    index = index_settings(project.path, flags=_index_flags(request.index_flags), wain=settings)
+    index = index_settings(project.path, flags=request.index_flags, wain=settings)
     found = find_lock(project.path)
     early = Lock.read(found) if found is not None and found.name == "pylock.toml" else None
     platforms = _platforms(request, settings)
@@ -343,7 +343,7 @@ def _remembered_base(
             "suite": choice.suite,
             "platform": str(platform),
             "packages": sorted(packages),
-            "mirrors": list((*mirrors.main, *mirrors.security) if mirrors else ()),
+            "mirrors": [*((*mirrors.main, *mirrors.security) if mirrors else ())],
         }
     )
     memo = workshop.store.memo("recent-base", key)
@@ -398,10 +398,6 @@ def _locked_python(value: JSON) -> str | None:
 
 def _mirrors(settings: WainSettings) -> Mirrors | None:
     return debian_mirrors(settings.debian_mirrors)
-
-
-def _index_flags(flags: Mapping[str, str]) -> dict[str, Setting]:
-    return {name: Setting(value=value, origin=f"--{name}") for name, value in flags.items()}
 
 
 def _told(choice: BaseChoice) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wain.commands.console import Console, human_size, table
-from wain.commands.frame import add_index_flags, add_project_flags, open_workshop, project_request
+from wain.commands.frame import add_project_flags, open_workshop, project_request
+from wain.commands.index_options import add_index_arguments
 from wain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="a label of the image")
     parser.add_argument("--metadata-file", metavar="FILE", help="write digests and layers to this file, as JSON")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    add_index_flags(parser)
+    add_index_arguments(parser)
     parser.set_defaults(run=run)
 
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wain.pipeline import Request, Workshop
 
-_INDEX_TEXTS = ("index-url", "extra-index-url", "find-links", "only-binary", "no-binary", "constraint")
-
 
 def add_project_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say what is built, for which Python and platforms."""
@@ -28,29 +26,9 @@ def add_project_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refresh", action="store_true", help="ask again what was remembered of the last 10 minutes")
 
 
-def add_index_flags(parser: argparse.ArgumentParser) -> None:
-    """pip's flags for indexes, with pip's meaning."""
-    group = parser.add_argument_group("packages, as with pip")
-    for name in _INDEX_TEXTS:
-        group.add_argument(f"--{name}", action="append", default=[], metavar="VALUE")
-    group.add_argument("--no-index", action="store_true")
-    group.add_argument("--pre", action="store_true")
-
-
-def index_flags(args: argparse.Namespace) -> dict[str, str]:
-    """The index flags that were given: option name -> value, lists separated by white space."""
-    flags = {}
-    for name in _INDEX_TEXTS:
-        if values := getattr(args, name.replace("-", "_"), []):
-            flags[name] = " ".join(values)
-    for name in ("no-index", "pre"):
-        if getattr(args, name.replace("-", "_"), False):
-            flags[name] = "true"
-    return flags
-
-
 def project_request(args: argparse.Namespace, *, labels: Mapping[str, str] | None = None) -> Request:
     """What the flags ask for."""
+    from wain.commands.index_options import index_flags
     from wain.names import ArchiveReference, LayoutReference, parse_reference
     from wain.pipeline import Request
     from wain.platforms import Platform
@@ -79,6 +57,7 @@ def open_workshop(
 ) -> Iterator[Workshop]:
     """The store that the flags and settings decide on, and the ways out to the network."""
     from wain.cachedir import choose_cache, open_store
+    from wain.commands.index_options import index_flags
     from wain.distribution import Access
     from wain.index import http_settings
     from wain.pipeline import Workshop
@@ -88,7 +67,8 @@ def open_workshop(
     settings = wain_settings(project) if project is not None and project.is_dir() else WainSettings()
     choice = choose_cache(flag_dir=args.cache_dir, flag_none=args.no_cache_dir, wain=settings, follows_pip=follows_pip)
     offline = getattr(args, "offline", False)
-    index = index_settings(project if project is not None and project.is_dir() else None, wain=settings)
+    folder = project if project is not None and project.is_dir() else None
+    index = index_settings(folder, flags=index_flags(args), wain=settings)
     transport = Transport(http_settings(index), offline=offline)
     store = open_store(choice)
     try:
