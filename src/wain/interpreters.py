@@ -1,0 +1,208 @@
+"""Interpreters and build tools of this machine: what they are, by what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wain.digest import Digest
+from wain.errors import PythonError
+from wain.oci import JSON
+from wain.platforms import Platform, PythonVersion, Target
+from wain.store import Store, recipe_key
+
+logger = logging.getLogger(__name__)
+
+_PROBE = """
+import json, os, platform, sys, sysconfig
+try:
+    libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+except (AttributeError, ValueError, OSError):
+    libc = ""
+print(json.dumps({
+    "version": platform.python_version(),
+    "implementation": sys.implementation.name,
+    "soabi": sysconfig.get_config_var("SOABI") or "",
+    "flags": getattr(sys, "abiflags", ""),
+    "machine": platform.machine(),
+    "system": sys.platform,
+    "libc": libc,
+}))
+"""
+_TOOLS = ("cc", "c++", "gfortran", "rustc", "cargo", "cmake", "ninja", "make", "pkg-config", "swig")
+_VARIABLES = {"cc": "CC", "c++": "CXX", "gfortran": "FC"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpreter:
+    """An interpreter of this machine."""
+
+    path: str
+    target: Target
+    """What the wheels are for that a build on it makes."""
+    soabi: str
+
+
+def host_interpreter(minor: str, store: Store) -> Interpreter | None:
+    """CPython of that minor version on this machine, None where there is none; none is downloaded."""
+    from wain.resolve import find_interpreter
+
+    path = find_interpreter(minor, store)
+    if path is None:
+        return None
+    found = examine_interpreter(path, store)
+    return found if found is not None and found.target.python.short == minor else None
+
+
+def own_interpreter(store: Store) -> Interpreter:
+    """The interpreter that runs wain.
+
+    :raises PythonError: when it is none that wheels are made for.
+    """
+    found = examine_interpreter(sys.executable, store)
+    if found is None:
+        raise PythonError(
+            f"{sys.executable} cannot build wheels for Linux images",
+            hint="Run wain with CPython on Linux, or use distributions that have wheels.",
+        )
+    return found
+
+
+def examine_interpreter(path: str, store: Store) -> Interpreter | None:
+    """What an interpreter is; None where it is not CPython on Linux, or free-threaded. Remembered by its file."""
+    try:
+        key = recipe_key({"recipe": "interpreter/1", "file": _file_identity(path), "path": path})
+    except OSError:
+        return None
+    said = store.memo("interpreter", key)
+    if said is None:
+        try:
+            done = subprocess.run(
+                [path, "-I", "-c", _PROBE], capture_output=True, timeout=60, check=True, env=_plain_environment()
+            )
+            said = json.loads(done.stdout)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            logger.debug("%s does not say what it is: %s", path, error)
+            return None
+        if not isinstance(said, dict):
+            return None
+        store.put_memo("interpreter", key, said)
+    texts = {name: value for name, value in said.items() if isinstance(value, str)}
+    if texts.get("implementation") != "cpython" or texts.get("system") != "linux" or texts.get("flags"):
+        return None
+    libc, _, libc_text = texts.get("libc", "").partition(" ")
+    numbers = [int(part) for part in libc_text.split(".")[:2] if part.isdigit()]
+    python = PythonVersion.parse(texts.get("version", ""))
+    return Interpreter(
+        path=path,
+        target=Target(
+            platform=Platform.parse(f"linux/{texts.get('machine', '')}"),
+            python=python,
+            abi=f"cp{python.major}{python.minor}",
+            libc="glibc" if libc == "glibc" else "musl",
+            libc_version=(numbers[0], numbers[1]) if len(numbers) == 2 else (1, 2),
+        ),
+        soabi=texts.get("soabi", ""),
+    )
+
+
+def tool_identities(environ: Mapping[str, str], store: Store) -> dict[str, str]:
+    """The build tools that `environ` finds -> what each says of its version; the text of PATH plays no part.
+
+    What CC, CXX and FC name takes the place of cc, c++ and gfortran.
+    """
+    found: dict[str, str] = {}
+    for tool in _TOOLS:
+        named = environ.get(_VARIABLES.get(tool, ""), "")
+        words = shlex.split(named) if named else [tool]
+        program = shutil.which(words[0], path=environ.get("PATH")) if words else None
+        if program is not None:
+            found[tool] = _version(program, environ, store)
+    return found
+
+
+def _version(program: str, environ: Mapping[str, str], store: Store) -> str:
+    """A program's version in its own words; remembered by the file that it is."""
+    try:
+        identity = _file_identity(program)
+    except OSError:
+        return "unreadable"
+    key = recipe_key({"recipe": "tool/1", "file": identity})
+    memo = store.memo("tool", key)
+    if memo is not None and isinstance(text := memo.get("version"), str):
+        return text
+    try:
+        done = subprocess.run(
+            [program, "--version"],
+            capture_output=True,
+            timeout=30,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**_plain_environment(), **{name: environ[name] for name in _TOOL_HOMES if name in environ}},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "does not run"
+    text = (done.stdout or done.stderr).decode("utf-8", "replace").strip().partition("\n")[0][:200]
+    store.put_memo("tool", key, {"version": text})
+    return text
+
+
+_TOOL_HOMES = ("CARGO_HOME", "RUSTUP_HOME", "LD_LIBRARY_PATH", "HOME")
+
+
+def _plain_environment() -> dict[str, str]:
+    kept = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYENV_ROOT", "PYENV_VERSION")
+    return {"LC_ALL": "C.UTF-8", **{name: os.environ[name] for name in kept if name in os.environ}}
+
+
+def _file_identity(path: str) -> list[JSON]:
+    real = Path(path).resolve()
+    found = real.stat()
+    return [str(real), found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+def library_digest(soname: str, store: Store) -> tuple[str, Digest] | None:
+    """Where this machine's loader finds a library, and the digest of its bytes; None where it does not."""
+    path = _library_paths().get(soname)
+    if path is None:
+        return None
+    try:
+        key = recipe_key({"recipe": "library/1", "file": _file_identity(path)})
+        memo = store.memo("library", key)
+        if memo is not None and isinstance(text := memo.get("digest"), str):
+            return path, Digest(text)
+        digest = Digest.of_file(Path(path))
+    except OSError:
+        return None
+    store.put_memo("library", key, {"digest": str(digest)})
+    return path, digest
+
+
+def _library_paths() -> dict[str, str]:
+    """Soname -> path as ldconfig knows them, else as the usual folders have them."""
+    if not _LIBRARIES:
+        ldconfig = shutil.which("ldconfig", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin")
+        if ldconfig is not None:
+            try:
+                done = subprocess.run([ldconfig, "-p"], capture_output=True, timeout=30, check=False)
+                for line in done.stdout.decode("utf-8", "replace").splitlines():
+                    name, arrow, path = line.strip().partition(" => ")
+                    if arrow:
+                        _LIBRARIES.setdefault(name.partition(" ")[0], path)
+            except (OSError, subprocess.SubprocessError) as error:
+                logger.debug("ldconfig does not answer: %s", error)
+        for folder in ("/usr/local/lib", "/lib", "/usr/lib"):
+            for found in sorted(Path(folder).glob("*.so*")):
+                _LIBRARIES.setdefault(found.name, str(found))
+    return _LIBRARIES
+
+
+_LIBRARIES: dict[str, str] = {}

@@ -1,0 +1,673 @@
+"""An sdist or a project -> a wheel, built by PEP 517 in a declared environment that is part of its key.
+
+A build back end runs code as the user: the environment is declared, not a sandbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wain.backends import (
+    COMPILER_VARIABLES,
+    BuildEnvironment,
+    BuildSystem,
+    keyed_environment,
+    passed_environment,
+    read_build_system,
+    remove_tree,
+)
+from wain.compatibility import best_wheel
+from wain.digest import Digest
+from wain.elf import parse_elf
+from wain.errors import LockError, NoWheel, SdistError, WheelError
+from wain.index import LockedFile, PackageIndexes, fetch, strip_credentials
+from wain.interpreters import Interpreter, host_interpreter, library_digest, own_interpreter, tool_identities
+from wain.lock import Lock, parse_pylock
+from wain.oci import JSON, canonical_json
+from wain.platforms import Target
+from wain.requirements import parse_requirement
+from wain.resolve import ResolutionInput, resolve
+from wain.settings import normalize_name
+from wain.sources import ProjectFiles, copy_project, project_sources, unpack_sdist
+from wain.store import Store, recipe_key
+from wain.wheels import Wheel
+
+logger = logging.getLogger(__name__)
+
+BUILD_RECIPE = "built-wheel/1"
+"""Changes with whatever changes the wheel that the same source gives."""
+
+_MAX_DEPTH = 6
+_FOLDER = Path("/tmp")  # noqa: S108 - one path for every user, so that builds do not differ by it
+_DEFAULT_VARIABLES = frozenset((*COMPILER_VARIABLES, "LC_ALL", "PYTHONHASHSEED", "SOURCE_DATE_EPOCH"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltWheel:
+    """A wheel that was built here, now or before; it stands in the store."""
+
+    filename: str
+    digest: Digest
+    was_built: bool
+    """Whether it was built just now."""
+    reason: str
+    """Why it was built, or what was the same as when it was, as one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What a user declares for the builds of a distribution."""
+
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Added to the build's environment; part of the key."""
+    config_settings: Mapping[str, JSON] = field(default_factory=dict)
+    """Given to the back end, as pip's `--config-settings`."""
+    upgrade: bool = False
+    """Whether the build requirements are locked anew."""
+
+
+def build_sdist(
+    path: Path,
+    *,
+    filename: str,
+    digest: Digest,
+    name: str | None,
+    target: Target,
+    indexes: PackageIndexes,
+    version: str | None = None,
+    subdirectory: str | None = None,
+    options: BuildOptions | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> BuiltWheel:
+    """The wheel of an sdist for a target, from the store where the same was built before.
+
+    :param digest: of the file, which was checked.
+    :param name: of the distribution, normalised; None where the file decides it.
+    :param environ: the environment that variables are taken from; this process's unless given.
+    :raises SdistError: when it is hostile, does not build, or what it builds does not fit the target.
+    :raises NoWheel: when only-binary forbids to build it.
+    """
+    source = _Source(
+        what=filename,
+        name=name,
+        version=version,
+        digest=digest,
+        subdirectory=subdirectory or "",
+        place=lambda folder: unpack_sdist(path, folder, filename=filename) / (subdirectory or ""),
+    )
+    return _Build(source, target, indexes, options or BuildOptions(), environ).run()
+
+
+def build_project(
+    folder: Path,
+    *,
+    name: str | None,
+    target: Target,
+    indexes: PackageIndexes,
+    options: BuildOptions | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> BuiltWheel:
+    """The wheel of a project's folder for a target, built from a copy: nothing is written into the folder.
+
+    :param name: of the distribution, normalised, where it is known.
+    :raises SdistError: when it does not build, or what it builds does not fit the target.
+    """
+    files = project_sources(folder)
+
+    def place(target_folder: Path) -> Path:
+        copied: ProjectFiles = files
+        return copy_project(copied, target_folder)
+
+    source = _Source(
+        what=name or folder.resolve().name,
+        name=name,
+        version=None,
+        digest=files.digest,
+        subdirectory="",
+        place=place,
+    )
+    return _Build(source, target, indexes, options or BuildOptions(), environ).run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    what: str
+    """Names it in messages."""
+    name: str | None
+    version: str | None
+    digest: Digest
+    subdirectory: str
+    place: Callable[[Path], Path]
+    """Puts it below an empty folder; gives the project's folder."""
+
+
+class _Build:
+    """One build: finds what it depends on, looks for it in the store, else runs the back end."""
+
+    def __init__(
+        self,
+        source: _Source,
+        target: Target,
+        indexes: PackageIndexes,
+        options: BuildOptions,
+        environ: Mapping[str, str] | None,
+        *,
+        depth: int = 0,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._indexes = indexes
+        self._store: Store = indexes.store
+        self._options = options
+        self._environ = dict(os.environ if environ is None else environ)
+        self._depth = depth
+
+    def run(self) -> BuiltWheel:
+        source, settings = self._source, self._indexes.settings
+        if source.name is not None and not settings.allows_sdist(source.name):
+            raise NoWheel(
+                f"{source.what} would have to be built, and only-binary forbids it",
+                hint="Name a version that has wheels, or allow the build.",
+            )
+        if self._depth > _MAX_DEPTH:
+            raise SdistError(
+                f"{source.what} is a build requirement of build requirements without end",
+                hint="Allow wheels for build requirements.",
+            )
+        interpreter = host_interpreter(self._target.python.short, self._store)
+        self._fits = interpreter is not None and (
+            (interpreter.target.platform, interpreter.target.libc) == (self._target.platform, self._target.libc)
+        )
+        self._interpreter: Interpreter = interpreter or own_interpreter(self._store)
+        self._keyed = keyed_environment(self._environ, self._options.env)
+        passed = passed_environment(self._environ)
+        parts: dict[str, JSON] = {
+            "recipe": BUILD_RECIPE,
+            "source": str(source.digest),
+            "subdirectory": source.subdirectory,
+            "interpreter": [str(self._interpreter.target), self._interpreter.soabi],
+            "environment": {name: _shown(name, value) for name, value in sorted(self._keyed.items())},
+            "config-settings": _digest_text(dict(self._options.config_settings)),
+            "tools": dict(tool_identities({**passed, **self._keyed}, self._store)),
+        }
+        with contextlib.ExitStack() as stack:
+            work = _Work(stack, recipe_key(parts), source, self._interpreter, {**passed, **self._keyed})
+            system = self._build_system(work)
+            lock = self._lock(system.requires)
+            extra = self._extra_requires(work, system, lock, parts)
+            if extra:
+                lock = self._lock((*system.requires, *extra))
+            parts["build-requirements"] = _requirement_lines(lock)
+            key = recipe_key(parts)
+            found = self._remembered(key, parts)
+            if found is not None:
+                self._store.count("built-wheel", hit=True)
+                logger.info("%s: %s", source.what, found.reason)
+                return found
+            reason = self._difference(parts)
+            work.open()
+            found = self._remembered(key, parts)  # another process may have built it meanwhile
+            if found is not None:
+                return found
+            self._store.count("built-wheel", hit=False)
+            logger.info("%s is built: %s", source.what, reason)
+            work.environment(self._wheels(lock, work))
+            path = work.build(system, self._options.config_settings)
+            return self._keep(path, key, parts, reason)
+
+    # -- what a build depends on ---------------------------------------------------------------------------
+
+    def _build_system(self, work: _Work) -> BuildSystem:
+        key = recipe_key(
+            {"recipe": "build-system/1", "source": str(self._source.digest), "folder": self._source.subdirectory}
+        )
+        memo = self._store.memo("build-system", key)
+        if memo is not None:
+            requires, backend, path = memo.get("requires"), memo.get("backend"), memo.get("backend-path")
+            if isinstance(requires, list) and isinstance(backend, str) and isinstance(path, list):
+                return BuildSystem(
+                    requires=tuple(map(str, requires)), backend=backend, backend_path=tuple(map(str, path))
+                )
+        system = read_build_system(work.source(), what=self._source.what)
+        self._store.put_memo("build-system", key, system.to_json())
+        return system
+
+    def _extra_requires(
+        self, work: _Work, system: BuildSystem, lock: Lock, parts: Mapping[str, JSON]
+    ) -> tuple[str, ...]:
+        """What the back end asks for when it is asked; remembered, because asking means running it."""
+        key = recipe_key({**parts, "recipe": "build-requires/1", "build-requirements": _requirement_lines(lock)})
+        memo = self._store.memo("build-requires", key)
+        if memo is not None and isinstance(texts := memo.get("requires"), list):
+            return tuple(map(str, texts))
+        work.open()
+        work.environment(self._wheels(lock, work))
+        extra = work.requires(system, self._options.config_settings)
+        self._store.put_memo("build-requires", key, {"requires": [*extra]})
+        return extra
+
+    def _lock(self, requires: Sequence[str]) -> Lock:
+        """The build requirements' lock; remembered, so that a new release of one of them rebuilds nothing."""
+        texts = sorted(set(requires))
+        if not texts:
+            return Lock(packages=())
+        settings = self._indexes.settings
+        target = self._interpreter.target
+        constraints: list[JSON] = []
+        for name in settings.build_constraints:
+            with contextlib.suppress(OSError):
+                constraints.append(hashlib.sha256(Path(name).read_bytes()).hexdigest())
+        key = recipe_key(
+            {
+                "recipe": "build-lock/1",
+                "requires": [*texts],
+                "sources": [strip_credentials(url) for url in (*settings.index_urls, *settings.find_links)],
+                "options": [settings.no_index, settings.pre, [*settings.only_binary], settings.uv_configuration],
+                "constraints": constraints,
+                "python": target.python.short,
+                "platform": [str(target.platform), target.libc],
+            }
+        )
+        memo = None if self._options.upgrade else self._store.memo("build-lock", key)
+        if memo is not None and isinstance(text := memo.get("lock"), str):
+            with contextlib.suppress(LockError):
+                return parse_pylock(text, Path("/pylock.toml"))
+        origin = f"the build of {self._source.what}"
+        lines = tuple(parse_requirement(text, origin) for text in texts)
+        lock = resolve(
+            ResolutionInput(folder=Path("/"), lines=lines, origin=origin),
+            [target],
+            settings=replace(settings, constraints=settings.build_constraints, no_binary=()),
+            store=self._store,
+            indexes=self._indexes,
+        )
+        try:
+            text = lock.to_toml(Path("/"))
+        except LockError as error:
+            logger.debug("the lock of %s is not remembered: %s", origin, error.message)
+            return lock
+        self._store.put_memo("build-lock", key, {"lock": text})
+        return parse_pylock(text, Path("/pylock.toml"))
+
+    def _wheels(self, lock: Lock, work: _Work) -> list[Path]:
+        """The build requirements as files with wheels' names."""
+        target = self._interpreter.target
+        chosen = lock.select(target, allow_sdist=lambda name: True)
+        files = [item.file for item in chosen if item.file is not None]
+        digests = fetch(files, store=self._store, transport=self._indexes.transport, indexes=self._indexes)
+        folder = work.requirements()
+        paths = []
+        for item in chosen:
+            if item.file is None:
+                raise SdistError(
+                    f"{item.name}, which the build of {self._source.what} requires, is a folder or a repository",
+                    hint="Name a version of it that an index has.",
+                )
+            digest, filename = digests[item.file], item.file.filename
+            if not filename.endswith(".whl"):
+                built = self._build_requirement(item.name, filename, digest)
+                digest, filename = built.digest, built.filename
+            stored = self._store.path(digest)
+            if stored is None:
+                raise SdistError(f"{filename} vanished from the store", hint="Run it again.")
+            shutil.copyfile(stored, folder / filename)
+            paths.append(folder / filename)
+        return paths
+
+    def _build_requirement(self, name: str, filename: str, digest: Digest) -> BuiltWheel:
+        path = self._store.path(digest)
+        if path is None:
+            raise SdistError(f"{filename} vanished from the store", hint="Run it again.")
+        source = _Source(
+            what=filename,
+            name=name,
+            version=None,
+            digest=digest,
+            subdirectory="",
+            place=lambda folder: unpack_sdist(path, folder, filename=filename),
+        )
+        options = BuildOptions(upgrade=self._options.upgrade)
+        return _Build(
+            source, self._interpreter.target, self._indexes, options, self._environ, depth=self._depth + 1
+        ).run()
+
+    # -- what was built before -----------------------------------------------------------------------------
+
+    def _remembered(self, key: Digest, parts: Mapping[str, JSON]) -> BuiltWheel | None:
+        memo = self._store.memo("built-wheel", key)
+        if memo is None:
+            return None
+        text, filename, libraries = memo.get("digest"), memo.get("filename"), memo.get("libraries")
+        if not isinstance(text, str) or not isinstance(filename, str) or not isinstance(libraries, dict):
+            return None
+        for soname, known in libraries.items():
+            now = library_digest(soname, self._store)
+            if known != (str(now[1]) if now else None):
+                logger.info("%s: the library %s changed since it was built", self._source.what, soname)
+                self._store.delete_memo("built-wheel", key)
+                return None
+        digest = Digest(text)
+        if self._store.path(digest) is None:
+            return None
+        self._check_fit(filename, memo.get("glibc"))
+        return BuiltWheel(
+            filename=filename,
+            digest=digest,
+            was_built=False,
+            reason="built before with the same " + ", ".join(name for name in parts if name != "recipe"),
+        )
+
+    def _last_key(self) -> Digest:
+        name = self._source.name or re.split(r"-\d", self._source.what)[0]
+        return recipe_key({"recipe": "last-build/1", "name": name, "target": str(self._target)})
+
+    def _difference(self, parts: Mapping[str, JSON]) -> str:
+        """In what this build differs from the last one of the same distribution, as one line."""
+        memo = self._store.memo("last-build", self._last_key())
+        if memo is None:
+            return "it was not built before"
+        before, now = _flat(memo), _flat(parts)
+        changes = []
+        for name in sorted(before.keys() | now.keys()):
+            old, new = before.get(name), now.get(name)
+            if old != new:
+                changes.append(f"{name} was {old or 'not there'}, is {new or 'not there'}")
+        return "; ".join(changes[:6]) or "its wheel is no longer in the store, or a library it links to changed"
+
+    # -- what comes out ------------------------------------------------------------------------------------
+
+    def _keep(self, path: Path, key: Digest, parts: dict[str, JSON], reason: str) -> BuiltWheel:
+        filename = path.name
+        self._check_name(filename)
+        with path.open("rb") as stream:
+            digest = self._store.put(stream, kind="built-wheel", note=filename)
+        stored = self._store.path(digest)
+        if stored is None:
+            raise SdistError(f"{filename} vanished from the store", hint="Run it again.")
+        try:
+            with Wheel.open(stored, digest=digest, filename=filename) as wheel:
+                wheel.verify()
+                sonames, glibc = _linked(wheel)
+        except WheelError as error:
+            self._store.drop(digest)
+            raise SdistError(
+                f"what the back end of {self._source.what} built is no sound wheel: {error.message}",
+                hint="Name another version, or report it to its authors.",
+            ) from error
+        libraries: dict[str, JSON] = {}
+        for soname in sonames:
+            found = library_digest(soname, self._store)
+            libraries[soname] = str(found[1]) if found else None
+        value: dict[str, JSON] = {
+            "digest": str(digest),
+            "filename": filename,
+            "libraries": libraries,
+            "glibc": [*glibc] if glibc else None,
+            "parts": parts,
+        }
+        self._store.put_memo("built-wheel", key, value, refers=[digest])
+        self._store.put_memo("last-build", self._last_key(), parts)
+        self._check_fit(filename, value["glibc"])
+        return BuiltWheel(filename=filename, digest=digest, was_built=True, reason=reason)
+
+    def _check_name(self, filename: str) -> None:
+        from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+        try:
+            name, version, _, _ = parse_wheel_filename(filename)
+        except InvalidWheelFilename as error:
+            raise SdistError(
+                f"the back end of {self._source.what} built {filename}, which is no wheel's name",
+                hint="Name another version.",
+            ) from error
+        wanted = self._source
+        if wanted.name is not None and normalize_name(name) != normalize_name(wanted.name):
+            raise SdistError(
+                f"{wanted.what} builds a wheel of {name}, not of {wanted.name}", hint="Name another version."
+            )
+        if wanted.version is not None and not _same_version(str(version), wanted.version):
+            raise SdistError(
+                f"{wanted.what} builds a wheel of version {version}, not {wanted.version}",
+                hint="Name another version.",
+            )
+
+    def _check_fit(self, filename: str, glibc: JSON) -> None:
+        """Whether the wheel runs on the target, as far as its tags and its C library's symbols say.
+
+        :raises SdistError: when it does not.
+        """
+        target = self._target
+        is_pure = filename.endswith("-none-any.whl")
+        if best_wheel([LockedFile(filename=filename)], target) is None or (not self._fits and not is_pure):
+            raise SdistError(
+                f"{self._source.what} was built as {filename} here, which does not fit {target}",
+                hint=f"Build it on a machine with {target.platform} and Python {target.python.short}, give the wheel"
+                " with --find-links, or name a version that has wheels.",
+            )
+        if isinstance(glibc, list) and target.libc == "glibc":
+            needed = tuple(item for item in glibc if isinstance(item, int))
+            if needed > target.libc_version:
+                raise SdistError(
+                    f"{filename} was built here against glibc {'.'.join(map(str, needed))}, and the base has"
+                    f" {'.'.join(map(str, target.libc_version))}",
+                    hint="Use a base as new as this machine's system, or build the wheel on an older system.",
+                )
+
+
+class _Work:
+    """A folder for one build, made when it is first needed, at the same path for the same build.
+
+    Another process that builds the same waits for it. Where the path is another user's, a folder of another name
+    is used, and compilers are told to write down the first.
+    """
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        key: Digest,
+        source: _Source,
+        interpreter: Interpreter,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._stack = stack
+        self._path = _FOLDER / f"wain-{key.hex[:16]}"
+        self._source = source
+        self._interpreter = interpreter
+        self._environ = dict(environ)
+        self._folder: Path | None = None
+        self._project: Path | None = None
+        self._build: BuildEnvironment | None = None
+        self._is_spent = False
+
+    def open(self) -> Path:
+        """The folder, made and locked."""
+        if self._folder is None:
+            self._folder = self._stack.enter_context(_work_folder(self._path))
+            if self._folder != self._path:
+                option = f"-ffile-prefix-map={self._folder}={self._path}"
+                for name in ("CFLAGS", "CXXFLAGS"):
+                    self._environ[name] = f"{self._environ.get(name, '')} {option}".strip()
+        return self._folder
+
+    def source(self) -> Path:
+        """The project's folder, freshly placed where a back end ran in it before."""
+        if self._project is None or self._is_spent:
+            place = self.open() / "source"
+            if place.exists():
+                remove_tree(place)
+            place.mkdir()
+            self._project = self._source.place(place)
+            if not self._project.is_dir():
+                raise SdistError(
+                    f"{self._source.what} has no folder {self._source.subdirectory!r}",
+                    hint="Correct the subdirectory.",
+                )
+            self._is_spent = False
+        return self._project
+
+    def requirements(self) -> Path:
+        """An empty folder for the build requirements' wheels."""
+        folder = self.open() / "requirements"
+        if folder.exists():
+            remove_tree(folder)
+        folder.mkdir()
+        return folder
+
+    def environment(self, wheels: Sequence[Path]) -> None:
+        folder = self.open()
+        if self._build is None:
+            self._build = BuildEnvironment(
+                folder, interpreter=self._interpreter.path, environ=self._environ, what=self._source.what
+            )
+        self._build.install(wheels)
+
+    def requires(self, system: BuildSystem, settings: Mapping[str, JSON]) -> tuple[str, ...]:
+        assert self._build is not None
+        source = self.source()
+        self._is_spent = True  # setup.py writes *.egg-info when it is asked
+        return self._build.requires(system, source, settings)
+
+    def build(self, system: BuildSystem, settings: Mapping[str, JSON]) -> Path:
+        assert self._build is not None
+        source = self.source()
+        self._is_spent = True
+        return self._build.build(system, source, settings)
+
+
+@contextlib.contextmanager
+def _work_folder(path: Path) -> Iterator[Path]:
+    """An empty folder at that path, or another where it cannot be had; removed in the end."""
+    held = _hold(path)
+    if held is None:
+        other = Path(tempfile.mkdtemp(prefix="wain-"))
+        logger.debug("%s is another user's, %s is used", path, other)
+        try:
+            yield other
+        finally:
+            remove_tree(other)
+        return
+    try:
+        for entry in path.iterdir():  # left by a build that was killed
+            if entry.is_dir() and not entry.is_symlink():
+                remove_tree(entry)
+            else:
+                entry.unlink()
+        yield path
+    finally:
+        remove_tree(path)
+        os.close(held)
+
+
+def _hold(path: Path) -> int | None:
+    """The lock of a folder of our own, made if it is not there; None where it cannot be ours."""
+    while True:
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        except OSError:
+            return None
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        try:
+            found = os.fstat(descriptor)
+            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                os.close(descriptor)
+                return None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    os.close(descriptor)
+                    return None
+                logger.info("another process builds the same; waiting for it")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), found):
+                    return descriptor
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it while we waited
+
+
+def _linked(wheel: Wheel) -> tuple[list[str], tuple[int, ...] | None]:
+    """The libraries outside the wheel that its ELF files link to, and the newest glibc that they need."""
+    needed: set[str] = set()
+    own: set[str] = set()
+    newest: tuple[int, ...] | None = None
+    for member in wheel.members:
+        if member.path.endswith("/") or (".so" not in member.path and "/bin/" not in member.path):
+            continue
+        chunks = wheel.chunks(member)
+        data = next(chunks, b"")
+        if data[:4] != b"\x7fELF":
+            continue
+        elf = parse_elf(data + b"".join(chunks))
+        if elf is None:
+            continue
+        own.update((elf.soname, member.path.rpartition("/")[2]))
+        needed.update(elf.needed)
+        for version in (version for versions in elf.requires.values() for version in versions):
+            if match := re.fullmatch(r"GLIBC_(\d+)\.(\d+)(?:\.\d+)?", version):
+                newest = max(newest or (0, 0), (int(match[1]), int(match[2])))
+    return sorted(needed - own), newest
+
+
+def _requirement_lines(lock: Lock) -> list[JSON]:
+    lines = []
+    for package in lock.packages:
+        files = (*package.wheels, *(file for file in (package.sdist, package.archive) if file is not None))
+        hashes = sorted(text for file in files for text in (*dict(file.hashes).values(), *file.accepted))
+        whole = hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
+        lines.append(f"{package} {whole}")
+    return [*sorted(lines)]
+
+
+def _shown(name: str, value: str) -> str:
+    """A variable's value for key and messages; what a user declared may be a secret, so its digest alone."""
+    if name in _DEFAULT_VARIABLES:
+        return value
+    return "sha256:" + hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _digest_text(value: JSON) -> str:
+    return "" if not value else "sha256:" + hashlib.sha256(canonical_json(value)).hexdigest()[:16]
+
+
+def _flat(parts: Mapping[str, JSON], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in parts.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name} "))
+        elif isinstance(value, list):
+            flat[prefix + name] = ", ".join(map(str, value))
+        else:
+            flat[prefix + name] = str(value)
+    return flat
+
+
+def _same_version(one: str, other: str) -> bool:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(one) == Version(other)
+    except InvalidVersion:
+        return one == other
