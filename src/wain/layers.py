@@ -5,12 +5,29 @@ Sources: OCI image specification, layer.md; POSIX.1-2001 pax.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import BinaryIO
 
-from wain.digest import Digest, VerifyingReader
+from wain import gzips, splice
+from wain.digest import CHUNK_BYTES, Digest, VerifyingReader
+from wain.errors import ImageError, WainError
+from wain.install import InstallPlan, Scheme, plan_install
 from wain.oci import LAYER_GZIP, Descriptor
+from wain.store import Store, recipe_key
+from wain.ustar import END, header, padding
+from wain.wheels import Wheel
+
+log = logging.getLogger(__name__)
+
+WHEEL_RECIPE = "wheels/1"
+"""Names what `wheel_layer` computes; another number where the same wheels give other bytes."""
+RECIPE_KEY = "dev.wain.recipe-key"
+"""The annotation that says which recipe and inputs a layer is made of."""
+FOLDER_MODE = 0o755
+_MEMO = "layer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,3 +95,317 @@ class Entry:
     open_data: Callable[[], BinaryIO] | None = field(default=None, repr=False, compare=False)
     """A regular file's bytes, exactly `size_bytes` of them; small ones may be `io.BytesIO`."""
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """What a folder that the base has is like there, so that a layer does not change it."""
+
+    mode: int = FOLDER_MODE
+    uid: int = 0
+    gid: int = 0
+
+
+def wheel_layer_key(
+    digests: Iterable[Digest], scheme: Scheme, *, folders: Mapping[str, Folder] | None = None
+) -> Digest:
+    """The recipe key of the layer that wheels with these digests make: known before any wheel is at hand."""
+    return recipe_key(
+        {
+            "recipe": WHEEL_RECIPE,
+            "compressor": f"{gzips.COMPRESSOR} level {gzips.LEVEL}",
+            "small": splice.SMALL_BYTES,
+            "shared": splice.SHARED_BYTES,
+            "scheme": {**scheme.to_json()},
+            "folders": {
+                path: [folder.mode, folder.uid, folder.gid] for path, folder in sorted((folders or {}).items())
+            },
+            "wheels": [*sorted(set(digests))],
+        }
+    )
+
+
+def remembered_layer(key: Digest, *, store: Store, created_by: str = "") -> Layer | None:
+    """The layer that the store remembers under a recipe key and still has; else None."""
+    memo = store.memo(_MEMO, key)
+    if memo is None:
+        return None
+    try:
+        digest, diff_id = Digest(str(memo["digest"])), Digest(str(memo["diff_id"]))
+        size_bytes, unpacked_bytes = memo["size_bytes"], memo["unpacked_bytes"]
+        name = str(memo["created_by"])
+    except (KeyError, WainError):
+        return None
+    if not isinstance(size_bytes, int) or not isinstance(unpacked_bytes, int) or not store.has(digest):
+        return None
+    return stored_layer(
+        digest,
+        diff_id=diff_id,
+        size_bytes=size_bytes,
+        store=store,
+        unpacked_bytes=unpacked_bytes,
+        created_by=created_by or name,
+        annotations={RECIPE_KEY: key},
+    )
+
+
+def wheel_layer(
+    wheels: Sequence[Wheel],
+    scheme: Scheme,
+    *,
+    store: Store,
+    folders: Mapping[str, Folder] | None = None,
+    threads: int | None = None,
+) -> Layer:
+    """The layer of these wheels, installed by the scheme: a function of wheels, scheme and folders alone.
+
+    It is in the store afterwards, and remembered there. Each wheel's bytes have been compared with its digest.
+
+    :param folders: modes and owners of folders that the base has, by path; others are 0755 and root's.
+    :raises HashMismatch: when a wheel's bytes are not its digest's.
+    :raises WheelError: when a wheel is damaged, hostile, or breaks the specification.
+    :raises InstallError: when wheels cannot be installed together.
+    """
+    key = wheel_layer_key((wheel.digest for wheel in wheels), scheme, folders=folders)
+    if known := remembered_layer(key, store=store):
+        return known
+    plan, spliced = _spliced(wheels, scheme, store, folders or {}, threads)
+    for collision in plan.collisions:
+        log.warning("%s", collision)
+    created_by = describe(plan.wheels)
+    unpacked_bytes = plan.unpacked_bytes
+    store.put_memo(
+        _MEMO,
+        key,
+        {
+            "digest": spliced.digest,
+            "diff_id": spliced.diff_id,
+            "size_bytes": spliced.size_bytes,
+            "unpacked_bytes": unpacked_bytes,
+            "created_by": created_by,
+        },
+        [spliced.digest],
+    )
+    return stored_layer(
+        spliced.digest,
+        diff_id=spliced.diff_id,
+        size_bytes=spliced.size_bytes,
+        store=store,
+        unpacked_bytes=unpacked_bytes,
+        created_by=created_by,
+        annotations={RECIPE_KEY: key},
+    )
+
+
+def describe(wheels: Sequence[Wheel]) -> str:
+    """What `docker history` says of a layer of these wheels.
+
+    >>> describe([])
+    'wain: 0 wheels: '
+    """
+    names = [f"{wheel.metadata.name} {wheel.version}" for wheel in wheels]
+    return f"wain: {names[0]}" if len(names) == 1 else f"wain: {len(names)} wheels: {', '.join(names)}"
+
+
+def _spliced(
+    wheels: Sequence[Wheel], scheme: Scheme, store: Store, folders: Mapping[str, Folder], threads: int | None
+) -> tuple[InstallPlan, splice.Spliced]:
+    corrections: dict[tuple[str, str], str] = {}
+    note = ", ".join(sorted(wheel.filename for wheel in wheels))[:200]
+    try:
+        while True:
+            plan = plan_install(wheels, scheme, corrections=corrections)
+            with store.writer(kind="layer", note=note) as writer:
+                verification = splice.Verification(plan.wheels)
+                try:
+                    spliced = splice.assemble(_plan_parts(plan, folders), writer.file.write, threads=threads)
+                finally:
+                    verification.join()
+                if not spliced.wrong_rows:
+                    writer.commit(known=spliced.digest)
+                    return plan, spliced
+            # RECORD stands before the files it speaks of, so what it says must be known when it is written.
+            for name, path in sorted(spliced.wrong_rows):
+                log.warning("%s: RECORD has a wrong hash of %s; a right one is written", name, path)
+            corrections |= spliced.wrong_rows
+    except WainError:
+        # A file with other bytes than promised is damaged in many ways; the cause is what to tell.
+        for wheel in wheels:
+            wheel.verify()
+        raise
+
+
+def _plan_parts(plan: InstallPlan, folders: Mapping[str, Folder]) -> Iterator[splice.Part]:
+    heads = []
+    for path in plan.folders:
+        _check_name(path)
+        folder = folders.get(path, _PLAIN)
+        heads.append(header(path, "directory", mode=folder.mode, uid=folder.uid, gid=folder.gid))
+    for file in plan.files:
+        if ".wh." in file.path:
+            _check_name(file.path)
+    files = ((header(file.path, "file", mode=file.mode, size_bytes=file.size_bytes), file) for file in plan.files)
+    return splice.parts_of(files, heads)
+
+
+def files_layer(
+    entries: Iterable[Entry],
+    *,
+    store: Store,
+    created_by: str,
+    kind: str = "layer",
+    annotations: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> Layer:
+    """The layer of these entries: a function of them alone, whatever order they come in.
+
+    In it are folders, links and small files, large files, hard links, each sorted by path. It is in the store
+    afterwards.
+
+    :raises ImageError: when a path is not within the root, stands twice, or begins a name with `.wh.`; when a
+        file's bytes are not as many as its entry says; when a hard link's target is not among the files.
+    """
+    folders: list[Entry] = []
+    small: list[Entry] = []
+    large: list[Entry] = []
+    links: list[Entry] = []
+    seen: set[str] = set()
+    for entry in sorted(entries, key=attrgetter("path")):
+        _check_name(entry.path)
+        if entry.path in seen:
+            raise _bad_entry(f"{entry.path!r} stands in a layer twice")
+        seen.add(entry.path)
+        if entry.kind == "directory":
+            folders.append(entry)
+        elif entry.kind == "hardlink":
+            links.append(entry)
+        elif entry.kind in ("file", "symlink"):
+            (large if entry.size_bytes >= splice.SMALL_BYTES else small).append(entry)
+        else:
+            raise _bad_entry(f"{entry.path!r} is a {entry.kind}, which no layer of wain has")
+    for link in links:
+        if link.target not in seen:
+            raise _bad_entry(f"{link.path!r} links to {link.target!r}, which is not in its layer")
+    with store.writer(kind=kind, note=created_by[:200]) as writer:
+        parts = _entry_parts([*folders, *small], large, links)
+        spliced = splice.assemble(parts, writer.file.write, threads=threads)
+        writer.commit(known=spliced.digest)
+    return stored_layer(
+        spliced.digest,
+        diff_id=spliced.diff_id,
+        size_bytes=spliced.size_bytes,
+        store=store,
+        unpacked_bytes=sum(entry.size_bytes for entry in (*small, *large)),
+        created_by=created_by,
+        annotations=annotations or {},
+    )
+
+
+def stored_layer(
+    digest: Digest,
+    *,
+    diff_id: Digest,
+    size_bytes: int,
+    store: Store,
+    media_type: str = LAYER_GZIP,
+    unpacked_bytes: int | None = None,
+    created_by: str = "",
+    annotations: Mapping[str, str] | None = None,
+) -> Layer:
+    """A blob of the store as a layer."""
+    return Layer(
+        digest=digest,
+        diff_id=diff_id,
+        size_bytes=size_bytes,
+        source=lambda: store.reader(digest),
+        media_type=media_type,
+        unpacked_bytes=unpacked_bytes,
+        created_by=created_by,
+        annotations=annotations or {},
+    )
+
+
+_PLAIN = Folder()
+
+
+def _entry_parts(first: Sequence[Entry], large: Sequence[Entry], last: Sequence[Entry]) -> Iterator[splice.Part]:
+    held: list[bytes | Entry] = []
+    held_bytes = 0
+    for entry in first:
+        held += (_entry_header(entry), entry) if entry.size_bytes else (_entry_header(entry),)
+        held_bytes += 512 + entry.size_bytes
+        if held_bytes >= splice.SHARED_BYTES:
+            yield _Entries(held)
+            held, held_bytes = [], 0
+    for entry in large:
+        yield _Entries([*held, _entry_header(entry)])
+        yield splice.Made(entry_chunks(entry), entry.size_bytes, _wrong_size(entry))
+        held = [bytes(padding(entry.size_bytes))]
+    yield _Entries([*held, *map(_entry_header, last), END])
+
+
+class _Entries:
+    """Headers and small files of entries, in one gzip member."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, pieces: Sequence[bytes | Entry]) -> None:
+        self._pieces = pieces
+
+    def run(self, emit: splice.Emit) -> None:
+        parts = []
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                parts.append(piece)
+                continue
+            data = b"".join(entry_chunks(piece)())
+            if len(data) != piece.size_bytes:
+                raise _wrong_size(piece)()
+            parts += (data, bytes(padding(len(data))))
+        splice.Shared([b"".join(parts)]).run(emit)
+
+
+def entry_chunks(entry: Entry) -> Callable[[], Iterator[bytes]]:
+    """Reads a file's bytes, and one byte more where there are more than the entry says."""
+
+    def chunks() -> Iterator[bytes]:
+        if entry.open_data is None:
+            return
+        left = entry.size_bytes + 1
+        with entry.open_data() as stream:
+            while left > 0 and (chunk := stream.read(min(CHUNK_BYTES, left))):
+                left -= len(chunk)
+                yield chunk
+
+    return chunks
+
+
+def _entry_header(entry: Entry) -> bytes:
+    return header(
+        entry.path,
+        entry.kind,
+        mode=entry.mode,
+        size_bytes=entry.size_bytes if entry.kind == "file" else 0,
+        mtime=entry.mtime,
+        uid=entry.uid,
+        gid=entry.gid,
+        target=entry.target,
+        xattrs=entry.xattrs,
+    )
+
+
+def _wrong_size(entry: Entry) -> Callable[[], ImageError]:
+    return lambda: ImageError(
+        f"{entry.path} does not have the {entry.size_bytes} bytes that it had",
+        hint="It changed while it was read; run the same again.",
+    )
+
+
+def _check_name(path: str) -> None:
+    parts = path.split("/")
+    if not path or any(part in ("", ".", "..") or part.startswith(".wh.") for part in parts) or "\0" in path:
+        raise _bad_entry(f"{path[:200]!r} cannot stand in a layer")
+
+
+def _bad_entry(detail: str) -> ImageError:
+    return ImageError(detail, hint="Rename it, or leave it out of the image.")

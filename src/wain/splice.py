@@ -1,0 +1,498 @@
+"""The splice: a layer's tar and its gzip at once, of compressed bytes that are there already.
+
+A gzip file may be a series of members. Small files share members that the pinned compressor makes; a large file of
+a wheel keeps its DEFLATE stream as it stands in the wheel, between a gzip header and a trailer. What comes out is a
+function of what goes in: threads work ahead, one assembles in order.
+
+Sources: RFC 1952, section 2.2; OCI image specification, layer.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from wain import gzips
+from wain.digest import Digest
+from wain.install import PlannedFile, row_digest
+from wain.ustar import END, padding
+from wain.wheels import Wheel
+from wain.zips import DEFLATED, STORED, Inflation, Member
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+SMALL_BYTES = 1 << 16
+"""A file below this size shares a gzip member with its neighbours."""
+SHARED_BYTES = 4 << 20
+"""A shared gzip member ends with the file that brings its tar to this."""
+WINDOW_BYTES = 48 << 20
+"""How much of the tar may be ready before its turn."""
+
+_BATCH_BYTES = 1 << 20
+_HEAD_BATCHES = 4
+_WRITE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spliced:
+    """What came out."""
+
+    digest: Digest
+    diff_id: Digest
+    size_bytes: int
+    wrong_rows: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(wheel's name, member's path) -> hash, of the members whose hash is not the one that the plan has."""
+
+
+class Emit(Protocol):
+    """Where a part puts what it makes, in order."""
+
+    def tar(self, data: Sequence[bytes]) -> None:
+        """Bytes of the tar."""
+
+    def blob(self, *data: Buffer) -> None:
+        """Bytes of the layer."""
+
+    def row(self, file: PlannedFile, digest: str) -> None:
+        """A member's hash, as it was found."""
+
+
+class Part(Protocol):
+    """A run of the tar, and of the layer."""
+
+    def run(self, emit: Emit) -> None: ...
+
+
+class Shared:
+    """Headers and small files that make one gzip member; also any bytes of a tar.
+
+    :param pieces: bytes of the tar, or files whose bytes and padding stand there.
+    """
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, pieces: Sequence[bytes | PlannedFile]) -> None:
+        self._pieces = pieces
+
+    def run(self, emit: Emit) -> None:
+        import deflate
+
+        inflate, crc32, sha256 = deflate.deflate_decompress, zlib.crc32, hashlib.sha256
+        error_type: type[Exception] = deflate.DeflateError
+        parts: list[Buffer] = []
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                parts.append(piece)
+                continue
+            _, _, size_bytes, wheel, member, data, digest = piece
+            if member is not None:
+                raw = wheel.data[member.offset : member.offset + member.compressed_bytes]
+                found: Buffer
+                if member.method == DEFLATED and size_bytes:
+                    try:
+                        found = inflate(raw, size_bytes)
+                    except error_type:
+                        found = b""
+                else:
+                    found = bytes(raw)
+                if len(found) != size_bytes or crc32(found) != member.crc:
+                    # Either it is damaged, and this says how, or it goes on behind its end, and this cuts it.
+                    found = b"".join(wheel.chunks(member))
+                hashed = row_digest(sha256(found).digest())
+                if hashed != digest:
+                    emit.row(piece, hashed)
+                parts.append(found)
+            elif data is not None:
+                parts.append(data)
+            if rest := padding(size_bytes):
+                parts.append(bytes(rest))
+        tar = b"".join(parts)
+        emit.tar([tar])
+        emit.blob(gzips.gzip_member(tar))
+
+
+class Large:
+    """A large member of a wheel: its DEFLATE stream as it stands, where that is right and good enough."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: PlannedFile) -> None:
+        self._file = file
+
+    def run(self, emit: Emit) -> None:
+        file, wheel = self._file, self._file.wheel
+        member = file.member
+        assert member is not None
+        inflation = Inflation(wheel.data, member, wheel.wrong)
+        quality = Quality(member)
+        batch: list[bytes] = []
+        batch_bytes = 0
+        digest = hashlib.sha256()
+        for chunk in inflation.chunks():
+            digest.update(chunk)
+            quality.see(chunk)
+            batch.append(chunk)
+            batch_bytes += len(chunk)
+            if batch_bytes >= _BATCH_BYTES:
+                emit.tar(batch)
+                batch, batch_bytes = [], 0
+        if batch:
+            emit.tar(batch)
+        hashed = row_digest(digest.digest())
+        if hashed != file.digest:
+            emit.row(file, hashed)
+        if inflation.exact and quality.is_good():
+            emit.blob(gzips.HEADER, wheel.raw(member), gzips.trailer(member.crc, member.size_bytes))
+        else:
+            for piece in _pieces(inflation.chunks()):
+                emit.blob(gzips.gzip_member(piece))
+
+
+class Made:
+    """Large bytes that no wheel has compressed: members of `SHARED_BYTES` of them.
+
+    :param chunks: gives the bytes, exactly `size_bytes` of them.
+    """
+
+    __slots__ = ("_chunks", "_short", "_size_bytes")
+
+    def __init__(self, chunks: Callable[[], Iterator[bytes]], size_bytes: int, short: Callable[[], Exception]) -> None:
+        self._chunks = chunks
+        self._size_bytes = size_bytes
+        self._short = short
+
+    def run(self, emit: Emit) -> None:
+        left = self._size_bytes
+        for piece in _pieces(self._chunks()):
+            left -= len(piece)
+            if left < 0:
+                break
+            emit.tar([piece])
+            emit.blob(gzips.gzip_member(piece))
+        if left:
+            raise self._short()
+
+
+class Quality:
+    """Whether a member's own compression is worth keeping, by samples of it."""
+
+    __slots__ = ("_member",)
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def see(self, chunk: bytes) -> None:
+        """Takes the next bytes of the member."""
+
+    def is_good(self) -> bool:
+        return self._member.method != STORED
+
+
+def parts_of(files: Iterable[tuple[bytes, PlannedFile]], before: Sequence[bytes]) -> Iterator[Part]:
+    """The parts that a plan's files make, with the tar's end.
+
+    :param files: each with its header; by path.
+    :param before: headers of folders.
+    """
+    pieces: list[bytes | PlannedFile] = list(before)
+    size_bytes = sum(map(len, before))
+    large: list[tuple[bytes, PlannedFile]] = []
+    for head, file in files:
+        if file.size_bytes >= SMALL_BYTES:
+            large.append((head, file))
+            continue
+        pieces += (head, file)
+        size_bytes += len(head) + file.size_bytes + padding(file.size_bytes)
+        if size_bytes >= SHARED_BYTES:
+            yield Shared(pieces)
+            pieces, size_bytes = [], 0
+    for head, file in large:
+        yield Shared([*pieces, head])
+        yield _large_part(file)
+        pieces = [bytes(padding(file.size_bytes))]
+    yield Shared([*pieces, END])
+
+
+def _large_part(file: PlannedFile) -> Part:
+    if file.member is not None:
+        return Large(file)
+    data = file.data or b""
+    return Made(lambda: iter([data]), len(data), lambda: AssertionError("bytes have changed"))
+
+
+def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of `SHARED_BYTES`."""
+    held: list[bytes] = []
+    held_bytes = 0
+    for chunk in chunks:
+        rest = chunk
+        while held_bytes + len(rest) >= SHARED_BYTES:
+            cut = SHARED_BYTES - held_bytes
+            yield b"".join((*held, rest[:cut]))
+            held, held_bytes, rest = [], 0, rest[cut:]
+        if rest:
+            held.append(rest)
+            held_bytes += len(rest)
+    if held:
+        yield b"".join(held)
+
+
+def assemble(parts: Iterable[Part], write: Callable[[Buffer], object], *, threads: int | None = None) -> Spliced:
+    """Runs the parts, and writes the layer in their order.
+
+    :param write: takes the layer's bytes, from one other thread.
+    :param threads: how many work ahead; the outcome is the same for any number.
+    :raises: what the first part that fails raises, or `write`.
+    """
+    return _Assembly(list(parts), write, threads or min(os.cpu_count() or 1, 8)).run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Item:
+    tar: Sequence[bytes] = ()
+    blob: Sequence[Buffer] = ()
+    rows: Sequence[tuple[PlannedFile, str]] = ()
+
+
+class _Queue:
+    """What one part has put out and nobody has taken."""
+
+    __slots__ = ("done", "error", "items", "tar_bytes")
+
+    def __init__(self) -> None:
+        self.items: deque[_Item] = deque()
+        self.tar_bytes = 0
+        self.done = False
+        self.error: BaseException | None = None
+
+
+class _Stopped(Exception):
+    """Nobody waits for this any more."""
+
+
+class _Assembly:
+    """Workers take parts in order; each has a queue of its own; one thread takes from the queues in order.
+
+    A worker waits while `WINDOW_BYTES` of the tar are ready, unless the part that it works on is the one
+    whose turn it is: so there is always one that goes on.
+    """
+
+    def __init__(self, parts: Sequence[Part], write: Callable[[Buffer], object], threads: int) -> None:
+        self._parts = parts
+        self._write = write
+        self._threads = max(1, min(threads, len(parts)))
+        self._queues = [_Queue() for _ in parts]
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._ready = threading.Condition(self._lock)
+        self._next = 0
+        self._turn = 0
+        self._ready_bytes = 0
+        self._stopped = False
+
+    def run(self) -> Spliced:
+        writer = _Writer(self._write)
+        workers = [threading.Thread(target=self._work, name=f"splice-{n}", daemon=True) for n in range(self._threads)]
+        tar = hashlib.sha256()
+        wrong: dict[tuple[str, str], str] = {}
+        writer.start()
+        for worker in workers:
+            worker.start()
+        try:
+            for number, queue in enumerate(self._queues):
+                for item in self._take(number, queue):
+                    for data in item.tar:
+                        tar.update(data)
+                    if item.blob:
+                        writer.put(item.blob)
+                    for file, found in item.rows:
+                        assert file.member is not None
+                        wrong[file.wheel.name, file.member.path] = found
+            digest, size_bytes = writer.finish()
+        finally:
+            with self._lock:
+                self._stopped = True
+                self._room.notify_all()
+            writer.stop()
+            for worker in workers:
+                worker.join()
+        return Spliced(
+            digest=digest,
+            diff_id=Digest("sha256:" + tar.hexdigest()),
+            size_bytes=size_bytes,
+            wrong_rows=wrong,
+        )
+
+    def _take(self, number: int, queue: _Queue) -> Iterator[_Item]:
+        with self._lock:
+            self._turn = number
+            self._room.notify_all()
+        while True:
+            with self._lock:
+                while not queue.items and not queue.done:
+                    self._ready.wait()
+                items, queue.items = queue.items, deque()
+                self._ready_bytes -= queue.tar_bytes
+                queue.tar_bytes = 0
+                done, error = queue.done, queue.error
+                self._room.notify_all()
+            yield from items
+            if error is not None:
+                raise error
+            if done:
+                self._queues[number] = _Queue()
+                return
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                number = self._next
+                if self._stopped or number >= len(self._parts):
+                    return
+                self._next += 1
+            queue = self._queues[number]
+            error: BaseException | None = None
+            try:
+                self._parts[number].run(_Emitter(self, number, queue))
+            except _Stopped:
+                return
+            except BaseException as raised:
+                error = raised
+            with self._lock:
+                queue.error = error
+                queue.done = True
+                if number == self._turn:
+                    self._ready.notify()
+
+    def put(self, number: int, queue: _Queue, item: _Item, tar_bytes: int) -> None:
+        with self._lock:
+            while not self._stopped and self._is_full(number, queue):
+                self._room.wait()
+            if self._stopped:
+                raise _Stopped
+            queue.items.append(item)
+            queue.tar_bytes += tar_bytes
+            self._ready_bytes += tar_bytes
+            if number == self._turn:
+                self._ready.notify()
+
+    def _is_full(self, number: int, queue: _Queue) -> bool:
+        if number == self._turn:
+            return queue.tar_bytes >= _HEAD_BATCHES * _BATCH_BYTES and self._ready_bytes >= WINDOW_BYTES
+        return self._ready_bytes >= WINDOW_BYTES
+
+
+class _Emitter:
+    __slots__ = ("_assembly", "_number", "_queue")
+
+    def __init__(self, assembly: _Assembly, number: int, queue: _Queue) -> None:
+        self._assembly = assembly
+        self._number = number
+        self._queue = queue
+
+    def tar(self, data: Sequence[bytes]) -> None:
+        self._assembly.put(self._number, self._queue, _Item(tar=data), sum(map(len, data)))
+
+    def blob(self, *data: Buffer) -> None:
+        self._assembly.put(self._number, self._queue, _Item(blob=data), 0)
+
+    def row(self, file: PlannedFile, digest: str) -> None:
+        self._assembly.put(self._number, self._queue, _Item(rows=((file, digest),)), 0)
+
+
+class _Writer:
+    """Hashes and writes the layer in a thread of its own; holds few bytes back."""
+
+    def __init__(self, write: Callable[[Buffer], object]) -> None:
+        self._sink = write
+        self._hash = hashlib.sha256()
+        self._size_bytes = 0
+        self._items: deque[Sequence[Buffer] | None] = deque()
+        self._changed = threading.Condition()
+        self._held_bytes = 0
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="splice-write", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, data: Sequence[Buffer]) -> None:
+        size_bytes = sum(len(piece) for piece in data if isinstance(piece, bytes))
+        with self._changed:
+            while self._held_bytes >= WINDOW_BYTES // 2 and self._error is None:
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            self._items.append(data)
+            self._held_bytes += size_bytes
+            self._changed.notify_all()
+
+    def finish(self) -> tuple[Digest, int]:
+        """Digest and size of all that was put, when it is written."""
+        with self._changed:
+            self._items.append(None)
+            self._changed.notify_all()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return Digest("sha256:" + self._hash.hexdigest()), self._size_bytes
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    while not self._items and not self._stopped:
+                        self._changed.wait()
+                    if self._stopped or (data := self._items.popleft()) is None:
+                        return
+                    self._held_bytes -= sum(len(piece) for piece in data if isinstance(piece, bytes))
+                    self._changed.notify_all()
+                for piece in data:
+                    view = memoryview(piece)
+                    for start in range(0, len(view), _WRITE_BYTES):
+                        part = view[start : start + _WRITE_BYTES]
+                        self._hash.update(part)
+                        self._sink(part)
+                        self._size_bytes += len(part)
+                    view.release()
+        except BaseException as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+
+class Verification:
+    """Compares wheels' bytes with their digests, in a thread of its own."""
+
+    def __init__(self, wheels: Sequence[Wheel]) -> None:
+        self._wheels = wheels
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="verify", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            for wheel in self._wheels:
+                wheel.verify()
+        except BaseException as error:
+            self._error = error
+
+    def join(self) -> None:
+        """:raises HashMismatch: when a wheel's bytes are not its digest's."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
