@@ -7,9 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.machines.bases import Base, debian_base, official_like_base
+from tests.real.machines.docker import Docker, serve_docker
+from tests.real.machines.index_front import IndexFront, serve_index_front
+from tests.real.machines.machine import Machine, start_machine
 from tests.real.machines.places import remove_tree
 from tests.real.machines.registry import Registry, serve_registry
 from tests.real.machines.runtime import Bundle, Unpack, unpack_image
+from tests.real.machines.trixie import (
+    Containerd,
+    Podman,
+    podman_storage,
+    serve_containerd,
+    trixie_root,
+)
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +59,77 @@ def unpack(tmp_path: Path) -> Iterator[Unpack]:
     yield unpack_one
     for folder in made:
         remove_tree(folder)
+
+
+@pytest.fixture(scope="session")
+def index_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IndexFront]:
+    """The machine's package index, served from loopback and kept on disk."""
+    with serve_index_front(tmp_path_factory.mktemp("index-front")) as front:
+        yield front
+
+
+@pytest.fixture(scope="session")
+def host_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Namespaces on the host's own programs (on bookworm docker 20.10 and containerd 1.6)."""
+    with start_machine(tmp_path_factory.mktemp("host")) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def trixie(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Namespaces on a Debian trixie with docker 26.1 and buildx, containerd 1.7, podman 5.4, skopeo 1.18."""
+    with start_machine(tmp_path_factory.mktemp("trixie"), debian_root=trixie_root()) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def old_docker(host_machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """The host's docker (20.10 on bookworm) with the classic store."""
+    with serve_docker(host_machine, tmp_path_factory.mktemp("docker-old")) as docker:
+        yield docker
+
+
+@pytest.fixture(scope="session")
+def docker(trixie: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """docker 26.1 with the classic store."""
+    with serve_docker(trixie, tmp_path_factory.mktemp("docker")) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def docker_containerd(trixie: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """docker 26.1 with containerd's store."""
+    with serve_docker(trixie, tmp_path_factory.mktemp("docker-c"), containerd_store=True) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def containerd(trixie: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
+    """containerd 1.7 with `ctr`."""
+    with serve_containerd(trixie, tmp_path_factory.mktemp("containerd")) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def podman(trixie: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """podman 5.4 with storage of its own."""
+    with podman_storage(trixie, tmp_path_factory.mktemp("podman")) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def base_debian() -> Base:
+    """Debian trixie's own python3 (3.13), with pip."""
+    return debian_base("trixie")
+
+
+@pytest.fixture(scope="session")
+def base_debian_bookworm() -> Base:
+    """Debian bookworm's own python3 (3.11), with pip."""
+    return debian_base("bookworm")
+
+
+@pytest.fixture(scope="session")
+def base_official() -> Base:
+    """Like `python:3.13-slim-trixie`: CPython and pip under /usr/local."""
+    return official_like_base("3.13")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.real.machines import places
+from tests.real.machines.bases import Base
+from tests.real.machines.docker import Docker
+from tests.real.machines.index_front import IndexFront
 from tests.real.machines.layouts import write_layout
 from tests.real.machines.processes import run, running
 from tests.real.machines.registry import Registry
+from tests.real.machines.runtime import Unpack, fetch_page
+from tests.real.machines.trixie import Containerd, Podman
 
 pytestmark = pytest.mark.real
 
@@ -90,3 +98,122 @@ def test_the_guarded_registries_want_what_they_should(
     refused = run([skopeo, "copy", "--insecure-policy", f"oci:{layout}:latest", target], check=False)
     assert refused.code != 0 and "certificate" in refused.output
     run([skopeo, "copy", "--insecure-policy", "--dest-cert-dir", certificates, f"oci:{layout}:latest", target])
+
+
+def write_page(folder: Path, port: int) -> Path:
+    """An app.py that answers `GET /` on that port with the name and version of its Python."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "app.py").write_text(
+        "import http.server, platform\n"
+        "class Page(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        body = ('python ' + platform.python_version()).encode()\n"
+        "        self.send_response(200)\n"
+        "        self.send_header('Content-Length', str(len(body)))\n"
+        "        self.end_headers()\n"
+        "        self.wfile.write(body)\n"
+        f"http.server.HTTPServer(('127.0.0.1', {port}), Page).serve_forever()\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, base_official: Base) -> Path:
+    """A docker archive of the official-like base, named machines/base:1."""
+    path = tmp_path_factory.mktemp("archive") / "base.tar"
+    run([places.require_tool("skopeo"), "copy", "-q", "--insecure-policy", f"oci:{base_official.layout}:latest",
+         f"docker-archive:{path}:docker.io/machines/base:1"])  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("kind", ["base_debian", "base_debian_bookworm", "base_official"])
+def test_the_bases_are_what_they_stand_for(kind: str, request: pytest.FixtureRequest, unpack: Unpack) -> None:
+    base: Base = request.getfixturevalue(kind)
+    bundle = unpack(base.layout, tag="latest")
+    assert not list((bundle.rootfs / "usr/local").rglob("*.pyc"))
+    said = bundle.run(
+        ["python3", "-c", ("import bz2, ctypes, lzma, readline, sqlite3, ssl, uuid, zlib\n"
+         "import pip, platform, sys, sysconfig\n"
+         "print(sys.executable, platform.python_version(), sysconfig.get_path('purelib'), pip.__file__)")]
+    )  # fmt: skip
+    executable, version, purelib, pip = said.stdout.split()
+    assert (executable, version) == (base.interpreter, base.python)
+    marker = bundle.run(
+        ["python3", "-m", "pip", "install", "--no-index", "--find-links=/", "nothing-here"], check=False
+    )
+    if base.kind == "official":
+        assert purelib == f"/usr/local/lib/python{version.rpartition('.')[0]}/site-packages"
+        assert pip.startswith(purelib) and "externally-managed" not in marker.output
+        assert f"PYTHON_VERSION={version}" in bundle.image_config["config"]["Env"]
+    else:
+        assert "externally-managed-environment" in marker.output
+        assert pip.startswith("/usr/lib/python3/dist-packages/")
+
+
+def test_runc_serves_a_page(base_debian: Base, unpack: Unpack, tmp_path: Path) -> None:
+    bundle = unpack(base_debian.layout, tag="latest")
+    port = places.free_port()
+    write_page(bundle.rootfs / "app", port)
+    with bundle.serve(["python3", "/app/app.py"], user=(65532, 65532)) as server:
+        assert fetch_page(port, server=server) == (200, f"python {base_debian.python}")
+    with pytest.raises(AssertionError, match="took over 1 s"):
+        bundle.run(["sleep", "60"], timeout_seconds=1)
+    assert bundle.run(["sh", "-c", "exit 7"], check=False).code == 7
+
+
+@pytest.mark.parametrize("which", ["old_docker", "docker", "docker_containerd"])
+def test_docker_loads_builds_runs_and_pulls(
+    which: str,
+    request: pytest.FixtureRequest,
+    archive: Path,
+    base_official: Base,
+    registry: Registry,
+    index_front: IndexFront,
+    tmp_path: Path,
+) -> None:
+    docker: Docker = request.getfixturevalue(which)
+    assert docker.load(archive) == ["machines/base:1"]
+    assert docker.run("machines/base:1", "python3", "-c", "print(1 + 1)").stdout == "2\n"
+
+    port = places.free_port()
+    context = write_page(tmp_path / "context", port)
+    (context / "Dockerfile").write_text(
+        f"FROM {base_official.push(registry, f'machines/{which}:1')}\n"
+        "ARG PIP_INDEX_URL\nRUN pip install --no-cache-dir --root-user-action=ignore six\n"
+        'COPY app.py /\nCMD ["python3", "/app.py"]\n'
+    )
+    mark = index_front.mark()
+    docker.build(context, f"{registry.host}/machines/{which}-app:1", "--build-arg", f"PIP_INDEX_URL={index_front.url}")
+    assert [request.is_file for request in index_front.requests(mark)].count(True) == 1
+    docker.cli("push", f"{registry.host}/machines/{which}-app:1")
+    docker.cli("image", "rm", "--force", f"{registry.host}/machines/{which}-app:1")
+    with docker.serve(f"{registry.host}/machines/{which}-app:1"):
+        assert fetch_page(port) == (200, f"python {base_official.python}")
+
+
+def test_podman_loads_and_runs(podman: Podman, archive: Path) -> None:
+    assert podman.load(archive) == ["docker.io/machines/base:1"]
+    assert podman.run("machines/base:1", "python3", "-c", "print(1 + 1)").stdout == "2\n"
+
+
+def test_ctr_imports_and_runs(containerd: Containerd, archive: Path) -> None:
+    assert containerd.load(archive) == ["docker.io/machines/base:1"]
+    assert containerd.run("docker.io/machines/base:1", "python3", "-c", "print(1 + 1)").stdout == "2\n"
+
+
+def test_the_front_answers_ranges_and_heads(index_front: IndexFront) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", index_front.port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", "/simple/Six/")
+        page = connection.getresponse().read().decode()
+        path = re.findall(r'href="(/files/[^"#]+\.whl)#sha256=', page)[-1]
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        size = int(answer.headers["Content-Length"])
+        assert answer.read() == b"" and answer.headers["Accept-Ranges"] == "bytes"
+        connection.request("GET", path, headers={"Range": "bytes=-22"})
+        answer = connection.getresponse()
+        assert answer.status == 206 and answer.headers["Content-Range"] == f"bytes {size - 22}-{size - 1}/{size}"
+        assert answer.read().startswith(b"PK\x05\x06")
+        connection.request("GET", "/simple/no-such-project-of-wains-tests/")
+        assert connection.getresponse().status == 404

@@ -38,6 +38,8 @@ mount -t overlay overlay -o "lowerdir=$root,upperdir=$scratch/upper,workdir=$scr
 mount -t proc proc "$new/proc"
 mount --rbind /sys "$new/sys"
 mount --rbind /dev "$new/dev"
+# crun wants version 1 of control groups or version 2, and refuses what has both.
+if [ -d "$new/sys/fs/cgroup/unified" ]; then umount -l "$new/sys/fs/cgroup/unified" || true; fi
 mount -t tmpfs -o mode=755 tmpfs "$new/run"
 for folder in "$@"; do
     mkdir -p "$new$folder"
@@ -118,7 +120,7 @@ def start_machine(folder: Path, *, debian_root: Path | None = None, share: Seque
         path = path.resolve()
         if not any(path.is_relative_to(other) for other in shared):
             shared.append(path)
-    command = [
+    command: list[str | Path] = [
         require_tool("unshare"), "--mount", "--propagation=private", "--pid", "--fork", "--mount-proc",
         "--kill-child=SIGKILL", "sh", "-c", _ENTER, "enter", str(debian_root or ""), str(folder / "machine"),
         *map(str, shared),

@@ -51,13 +51,18 @@ def environment() -> dict[str, str]:
     }
 
 
+def in_ci() -> bool:
+    """Whether the environment says CI=true."""
+    return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
 def missing(reason: str) -> None:
     """Leave the test out because of `reason`; where CI=true, fail it instead.
 
     :raises pytest.skip.Exception: when CI is not set
     :raises pytest.fail.Exception: when CI is set
     """
-    if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
+    if in_ci():
         pytest.fail(f"{reason}; with CI=true this is a failure", pytrace=False)
     pytest.skip(reason)
 

@@ -128,7 +128,7 @@ def running(
     The kernel also ends it if this process dies without getting there. Must be called from the main thread: that
     promise is tied to the thread that starts the program.
     """
-    words = [os.fspath(require_tool("setpriv")), "--pdeathsig", "KILL", *map(os.fspath, command)]
+    words = [os.fspath(require_tool("setpriv")), "--pdeathsig", "KILL", *(os.fspath(word) for word in command)]
     with open(log, "ab") as output:
         process = subprocess.Popen(
             words,
