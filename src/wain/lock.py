@@ -5,12 +5,13 @@ Source: PyPA specifications, pylock.toml (lock file format 1.0), platform compat
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -351,6 +352,7 @@ def relative_path(path: str, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
+@functools.lru_cache(maxsize=4)
 def parse_pylock(text: str, path: Path) -> Lock:
     """A pylock.toml's text; relative paths in it are relative to the folder of `path`.
 
@@ -373,8 +375,12 @@ def parse_pylock(text: str, path: Path) -> Lock:
     wain = tool.get("wain", {}) if isinstance(tool, dict) else {}
     folder = path.parent.absolute()
     return Lock(
-        packages=tuple(_from_pylock(package, folder) for package in pylock.packages),
-        environments=tuple(map(str, pylock.environments or ())),
+        packages=tuple(
+            # Markers are kept as written; packaging would spell them its own way.
+            replace(_from_pylock(package, folder), marker=table.get("marker"))
+            for package, table in zip(pylock.packages, document["packages"], strict=True)
+        ),
+        environments=tuple(document.get("environments", ())),
         requires_python=str(pylock.requires_python) if pylock.requires_python else None,
         extras=tuple(map(str, pylock.extras or ())),
         groups=tuple(map(str, pylock.dependency_groups or ())),
@@ -407,7 +413,6 @@ def _from_pylock(package: Any, folder: Path) -> LockedPackage:
     return LockedPackage(
         name=str(package.name),
         version=str(package.version) if package.version else None,
-        marker=str(package.marker) if package.marker else None,
         requires_python=str(package.requires_python) if package.requires_python else None,
         wheels=tuple(_file_of_pylock(file, folder) for file in package.wheels or ()),
         sdist=_file_of_pylock(package.sdist, folder) if package.sdist else None,
