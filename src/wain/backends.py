@@ -90,7 +90,8 @@ _DEFAULT_BACKEND = "setuptools.build_meta:__legacy__"
 
 _RUNNER = """
 import importlib, json, os, sys
-request = json.load(open(sys.argv[1], encoding="utf-8"))
+request_path, result_path = sys.argv[1:3]  # back ends change sys.argv
+request = json.load(open(request_path, encoding="utf-8"))
 sys.path[:0] = [os.path.abspath(path) for path in request["backend-path"]]
 module, _, attribute = request["backend"].partition(":")
 backend = importlib.import_module(module)
@@ -102,7 +103,7 @@ if request["hook"] == "requires":
     result = list(hook(settings)) if hook else []
 else:
     result = backend.build_wheel(request["folder"], settings)
-with open(sys.argv[2], "w", encoding="utf-8") as stream:
+with open(result_path, "w", encoding="utf-8") as stream:
     json.dump(result, stream)
 """
 

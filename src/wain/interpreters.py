@@ -37,7 +37,8 @@ print(json.dumps({
     "libc": libc,
 }))
 """
-_TOOLS = ("cc", "c++", "gfortran", "rustc", "cargo", "cmake", "ninja", "make", "pkg-config", "swig")
+_TOOLS = ("cc", "c++", "gfortran", "cmake", "ninja", "make", "pkg-config", "swig")
+_RUST_TOOLS = ("rustc", "cargo")
 _VARIABLES = {"cc": "CC", "c++": "CXX", "gfortran": "FC"}
 
 
@@ -114,13 +115,15 @@ def examine_interpreter(path: str, store: Store) -> Interpreter | None:
     )
 
 
-def tool_identities(environ: Mapping[str, str], store: Store) -> dict[str, str]:
+def tool_identities(environ: Mapping[str, str], store: Store, *, with_rust: bool) -> dict[str, str]:
     """The build tools that `environ` finds -> what each says of its version; the text of PATH plays no part.
 
     What CC, CXX and FC name takes the place of cc, c++ and gfortran.
+
+    :param with_rust: whether Rust's tools play a part; which ones they are depends on HOME.
     """
     found: dict[str, str] = {}
-    for tool in _TOOLS:
+    for tool in (*_TOOLS, *(_RUST_TOOLS if with_rust else ())):
         named = environ.get(_VARIABLES.get(tool, ""), "")
         words = shlex.split(named) if named else [tool]
         program = shutil.which(words[0], path=environ.get("PATH")) if words else None

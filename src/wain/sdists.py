@@ -200,12 +200,16 @@ class _Build:
             "interpreter": [str(self._interpreter.target), self._interpreter.soabi],
             "environment": {name: _shown(name, value) for name, value in sorted(self._keyed.items())},
             "config-settings": _digest_text(dict(self._options.config_settings)),
-            "tools": dict(tool_identities({**passed, **self._keyed}, self._store)),
         }
+        # The path of the build may be in what it makes: of all that the key has, what differs between users for no
+        # good reason, such as where rustup lies, plays no part in it.
         with contextlib.ExitStack() as stack:
             work = _Work(stack, recipe_key(parts), source, self._interpreter, {**passed, **self._keyed})
             system = self._build_system(work)
             lock = self._lock(system.requires)
+            parts["tools"] = dict(
+                tool_identities({**passed, **self._keyed}, self._store, with_rust=_is_rust(system, lock))
+            )
             extra = self._extra_requires(work, system, lock, parts)
             if extra:
                 lock = self._lock((*system.requires, *extra))
@@ -629,6 +633,11 @@ def _linked(wheel: Wheel) -> tuple[list[str], tuple[int, ...] | None]:
             if match := re.fullmatch(r"GLIBC_(\d+)\.(\d+)(?:\.\d+)?", version):
                 newest = max(newest or (0, 0), (int(match[1]), int(match[2])))
     return sorted(needed - own), newest
+
+
+def _is_rust(system: BuildSystem, lock: Lock) -> bool:
+    words = (system.backend, *system.requires, *(package.name for package in lock.packages))
+    return any(word in text for text in words for word in ("rust", "maturin", "puccinialin"))
 
 
 def _requirement_lines(lock: Lock) -> list[JSON]:
