@@ -285,6 +285,16 @@ class Rootfs:
                     self._owners.setdefault(folder, control.name)
             for link, target in effects.links:
                 self._make_link(_merged(link.strip("/")), target, control.name)
+            for source, path in effects.copies:
+                found = self._resolve(_merged(source.strip("/")))
+                real = self._through_links(_merged(path.strip("/")))
+                if found is not None and found.kind == "file" and real not in self._entries:
+                    self._make(real, b"", owner=control.name)
+                    self._entries[real] = replace(found, path=real)
+            for path in effects.files:
+                real = self._through_links(_merged(path.strip("/")))
+                if real not in self._entries:
+                    self._make(real, b"", owner=control.name)
         best: dict[str, Alternative] = {}
         for one in alternatives:
             if one.name not in best or one.priority > best[one.name].priority:

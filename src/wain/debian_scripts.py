@@ -10,6 +10,7 @@ Source: Debian policy, chapter 6 (maintainer scripts) and 6.5 (their arguments).
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from wain.errors import DebianError
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
+
+log = logging.getLogger(__name__)
 
 _MAX_SCRIPT_BYTES = 200_000
 _MAX_DEPTH = 80
@@ -39,7 +42,7 @@ _NEEDLESS = (
     " py3compile py3clean pycompile pyclean pypy3compile add-shell update-shells remove-shell install-info"
     " update-mime-database update-desktop-database gtk-update-icon-cache update-icon-caches update-menus fc-cache"
     " update-fonts-dir update-fonts-scale update-fonts-alias update-mime mandb ucf ucfr restorecon udevadm"
-    " update-binfmts apparmor_parser aa-status"
+    " update-binfmts apparmor_parser aa-status systemd-tmpfiles"
 ).split()
 # What an older version left behind, which no image has; and what wain does itself.
 _DONE = ("rm", "rmdir", "ldconfig")
@@ -53,15 +56,25 @@ _INDEXERS = {
 
 # Packages of the built-in base whose scripts' effects stand in `wain.debian_rootfs`, or are of no use in an image:
 # /etc/passwd, the certificates' bundle, the time zone, /var/run and its like, byte code, /etc/nsswitch.conf. Of
-# debianutils: /etc/shells, which only log-in programs read.
+# debianutils: /etc/shells, which only log-in programs read. Of fontconfig-config: how a person at this machine
+# likes letters to look. Of hicolor-icon-theme: a cache of icons.
 _KNOWN = re.compile(
-    r"base-files|base-passwd|ca-certificates|debianutils|libc-bin|libc6|libpam0g|netbase|readline-common|tzdata"
+    r"base-files|base-passwd|ca-certificates|debianutils|fontconfig-config|hicolor-icon-theme|libc-bin|libc6|libpam0g|netbase|readline-common|tzdata"
     r"|libreadline8(t64)?|libtirpc3(t64)?|libgcc-s1|zlib1g|libcrypt1|libssl1\.1|libssl3(t64)?"
     r"|(lib)?python3(\.[0-9]+)?(-minimal|-stdlib|-distutils|-lib2to3)?"
 )
 
-# The shells' scripts see to it that there is a /bin/sh, in many lines.
-_KNOWN_LINKS = {"bash": ("/usr/bin/sh", "bash"), "dash": ("/usr/bin/sh", "dash")}
+# The shells' scripts see to it that there is a /bin/sh, in many lines; mariadb's that its settings are found.
+_KNOWN_LINKS = {
+    "bash": ("/usr/bin/sh", "bash"),
+    "dash": ("/usr/bin/sh", "dash"),
+    "mariadb-common": ("/etc/mysql/my.cnf", "mariadb.cnf"),
+}
+
+# What a script makes by running a program of the image, and most do without: said, not refused.
+_UNMADE = {
+    "libgdk-pixbuf-2.0-0": "its table of image loaders is not made: gdk-pixbuf has its built-in loaders only",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +98,10 @@ class Effects:
     """Absolute paths."""
     links: list[tuple[str, str]] = field(default_factory=list)
     """Absolute path and target of symbolic links, made where nothing is yet."""
+    files: list[str] = field(default_factory=list)
+    """Absolute paths of empty files, made where nothing is yet."""
+    copies: list[tuple[str, str]] = field(default_factory=list)
+    """Absolute paths of a file and of its copy, made where nothing is yet."""
 
 
 def script_effects(
@@ -104,6 +121,9 @@ def script_effects(
     effects = Effects()
     if package in _KNOWN_LINKS:
         effects.links.append(_KNOWN_LINKS[package])
+    if package in _UNMADE and "postinst" in scripts:
+        log.warning("Debian's package %s: %s", package, _UNMADE[package])
+        return effects
     if package in _KNOWN_LINKS or _KNOWN.fullmatch(package):
         return effects
     for name, action in (("preinst", "install"), ("postinst", "configure")):
@@ -303,7 +323,9 @@ class _Reading:
                 destination = child.child_by_field_name("destination")
                 target = self._text(destination) if destination is not None else ""
                 text = self._text(child)
-                if ">" in text and not re.fullmatch(r"/dev/(null|stderr|stdout|tty)|&?[0-9]|-", target.strip("\"'")):
+                if ">" in text and not re.fullmatch(
+                    r"/dev/(null|stderr|stdout|tty)|/var/log/[\w.-]+|&?[0-9]|-", target.strip("\"'")
+                ):
                     raise self._beyond(child, text)
         body = node.child_by_field_name("body")
         return None if body is None else self._walk(body, depth + 1)
@@ -413,6 +435,14 @@ class _Reading:
             return
         if program == "ln" and self._link(words):
             return
+        if program == "touch" and self._touch(words):
+            return
+        if program == "cp" and self._copy(words):
+            return
+        if program == "install" and words[:1] == ["-d"] and self._directories(words[1:]):
+            return
+        if any(word.endswith("/py_compile.py") for word in words):
+            return
         raise self._beyond(node, text)
 
     def _directories(self, words: Sequence[str]) -> bool:
@@ -420,6 +450,26 @@ class _Reading:
         if not all(re.fullmatch(r"/[\w.+/-]+", path) and ".." not in path.split("/") for path in paths):
             return False
         self._effects.directories.extend(paths)
+        return True
+
+    def _touch(self, words: Sequence[str]) -> bool:
+        paths = [self._plain(word) for word in words]
+        if not all(re.fullmatch(r"/[\w.+/-]+[\w.+-]", path) and ".." not in path.split("/") for path in paths):
+            return False
+        self._effects.files.extend(paths)
+        return True
+
+    def _copy(self, words: Sequence[str]) -> bool:
+        flags = [word for word in words if word.startswith("-")]
+        paths = [self._plain(word) for word in words if not word.startswith("-")]
+        if len(paths) != 2 or not all(re.fullmatch(r"-[apfnu]+", flag) for flag in flags):
+            return False
+        if not all(re.fullmatch(r"/[\w.+/-]+", path) and ".." not in path.split("/") for path in paths):
+            return False
+        source, target = paths
+        if target.endswith("/"):
+            target += source.rpartition("/")[2]
+        self._effects.copies.append((source, target))
         return True
 
     def _link(self, words: Sequence[str]) -> bool:
