@@ -17,14 +17,14 @@ from wain.choose import PythonChoice, choose_python
 from wain.debian import SUITES, BaseLock, Mirrors, base_image, debian_mirrors, resolve_base
 from wain.digest import Digest
 from wain.errors import DebianError, LockError, PythonError, UsageError
-from wain.image import Image
+from wain.image import Image, Index
 from wain.index import Progress
 from wain.lock import Lock, Selected
-from wain.locking import fetch_selected, find_lock, lock_for, select_for
+from wain.locking import fetch_selected, find_lock, lock_for, make_lock, select_for
 from wain.names import RegistryReference, parse_reference
 from wain.oci import JSON
 from wain.pipconf import Setting
-from wain.platforms import Platform
+from wain.platforms import Platform, Target
 from wain.project import Project, load_project
 from wain.settings import IndexSettings, WainSettings, index_settings, wain_settings
 from wain.store import Store, recipe_key
@@ -129,6 +129,47 @@ def choose_base(project: Project, settings: WainSettings, request: Request, lock
     return BaseChoice(name=f"python:{python.minor}-slim", python=python, suite=None)
 
 
+def lock_project(request: Request, workshop: Workshop, *, before: Lock | None, upgrade: Sequence[str] | None) -> Lock:
+    """A fresh lock of a project, base included: the built-in base's packages, or a reference with its digest.
+
+    :param before: the lock whose versions are kept where they still fit.
+    :param upgrade: names that may change; None for none, empty for everything, the base too.
+    :raises WainError: of every kind that a base or an index can have.
+    """
+    project = load_project(request.path)
+    settings = wain_settings(project.path)
+    index = index_settings(project.path, flags=request.index_flags, wain=settings)
+    earlier = None if upgrade is not None and not upgrade else before
+    choice = choose_base(project, settings, request, earlier)
+    workshop.say(_told(choice))
+    base: JSON
+    if choice.suite is not None:
+        locks = [
+            _base_lock(choice, platform, request, settings, earlier, workshop)
+            for platform in _platforms(request, settings, earlier)
+        ]
+        targets = tuple(_target_of(item) for item in locks)
+        base = [item.to_json() for item in locks]
+    else:
+        platforms = _platforms(request, settings, earlier)
+        name, images = _referenced(choice.name, platforms, settings, workshop)
+        targets = tuple(base_facts(image, workshop.store).target for image in images)
+        base = name
+    lock = make_lock(
+        project.path,
+        targets=targets,
+        extras=request.extras or settings.extras,
+        groups=request.groups or settings.groups,
+        settings=index,
+        store=workshop.store,
+        transport=workshop.transport,
+        before=before,
+        upgrade=upgrade,
+        refresh=request.refresh,
+    )
+    return replace(lock, tool={**lock.tool, "base": base, "platforms": [str(target.platform) for target in targets]})
+
+
 def plan(request: Request, workshop: Workshop) -> Plan:
     """Decide everything: base and its facts, lock, and the files for each platform.
 
@@ -141,10 +182,9 @@ def plan(request: Request, workshop: Workshop) -> Plan:
     index = index_settings(project.path, flags=request.index_flags, wain=settings)
     found = find_lock(project.path)
     early = Lock.read(found) if found is not None and found.name == "pylock.toml" else None
-    platforms = _platforms(request, settings)
     choice = choose_base(project, settings, request, early)
     workshop.say(_told(choice))
-    images = tuple(_base(choice, platform, request, settings, early, workshop) for platform in platforms)
+    images = _bases(choice, _platforms(request, settings, early), request, settings, early, workshop)
     facts = tuple(base_facts(image, workshop.store) for image in images)
     for fact in facts:
         if choice.python.is_firm and fact.python.short != choice.python.minor:
@@ -285,44 +325,88 @@ def _file_key(item: Selected) -> Digest:
     return recipe_key({"what": "file-digest", "file": item.file.to_json()})
 
 
-def _platforms(request: Request, settings: WainSettings) -> tuple[Platform, ...]:
-    wanted = request.platforms or tuple(Platform.parse(text) for text in settings.platforms) or (Platform.host(),)
-    return tuple(dict.fromkeys(wanted))
+def _platforms(request: Request, settings: WainSettings, lock: Lock | None) -> tuple[Platform, ...]:
+    """The platforms: the flag's, the setting's, those that the lock was made for, else this machine's."""
+    wanted = request.platforms or tuple(Platform.parse(text) for text in settings.platforms)
+    if not wanted and lock is not None and isinstance(locked := lock.tool.get("platforms"), list):
+        wanted = tuple(Platform.parse(str(text)) for text in locked)
+    return tuple(dict.fromkeys(wanted or (Platform.host(),)))
 
 
-def _base(
+def _bases(
+    choice: BaseChoice,
+    platforms: Sequence[Platform],
+    request: Request,
+    settings: WainSettings,
+    lock: Lock | None,
+    workshop: Workshop,
+) -> tuple[Image, ...]:
+    if choice.suite is None:
+        if request.packages or settings.packages:
+            raise UsageError(
+                f"`packages` adds to the built-in base, not to {choice.name}",
+                hint='Leave out packages, or set base = "debian:trixie".',
+            )
+        return _referenced(choice.name, platforms, settings, workshop)[1]
+    return tuple(
+        base_image(
+            _base_lock(choice, platform, request, settings, lock, workshop),
+            store=workshop.store,
+            transport=workshop.transport,
+            mirrors=_mirrors(settings),
+        )
+        for platform in platforms
+    )
+
+
+def _referenced(
+    name: str, platforms: Sequence[Platform], settings: WainSettings, workshop: Workshop
+) -> tuple[str, tuple[Image, ...]]:
+    """A base by reference: its name, a registry's with the digest, and its image for each platform."""
+    from wain.transfer import read_image
+
+    reference = parse_reference(name)
+    if not isinstance(reference, RegistryReference) and not Path(name).is_absolute():
+        name = _beside(name, settings)
+        reference = parse_reference(name)
+    found = read_image(reference, platform=platforms[0] if len(platforms) == 1 else None, access=workshop.access)
+    if isinstance(reference, RegistryReference):
+        name = str(reference.with_digest(found.digest))
+    return name, tuple(found.image_for(platform) if isinstance(found, Index) else found for platform in platforms)
+
+
+def _beside(name: str, settings: WainSettings) -> str:
+    """A path in `[tool.wain]` is meant from where it is written."""
+    scheme, colon, path = name.partition(":")
+    if settings.path is None or settings.base != name or scheme not in ("oci", "archive") or Path(path).is_absolute():
+        return name
+    return f"{scheme}{colon}{settings.path.parent / path}"
+
+
+def _base_lock(
     choice: BaseChoice,
     platform: Platform,
     request: Request,
     settings: WainSettings,
     lock: Lock | None,
     workshop: Workshop,
-) -> Image:
+) -> BaseLock:
     packages = request.packages or settings.packages
-    if choice.suite is None:
-        if packages:
-            raise UsageError(
-                f"`packages` adds to the built-in base, not to {choice.name}",
-                hint='Leave out packages, or set base = "debian:trixie".',
-            )
-        return _referenced(choice.name, platform, settings, workshop)
-    mirrors = _mirrors(settings)
     locked = _locked_base(lock, choice, platform, packages)
-    if locked is None:
-        locked = _remembered_base(choice, platform, packages, request, workshop, settings)
-    return base_image(locked, store=workshop.store, transport=workshop.transport, mirrors=mirrors)
+    return locked or _remembered_base(choice, platform, packages, request, workshop, settings)
 
 
-def _referenced(name: str, platform: Platform, settings: WainSettings, workshop: Workshop) -> Image:
-    from wain.transfer import read_image
-
-    reference = parse_reference(name)
-    if isinstance(reference, RegistryReference):
-        name = str(reference)
-    image = read_image(name, platform=platform, access=workshop.access)
-    if not isinstance(image, Image):
-        image = image.image_for(platform)
-    return image
+def _target_of(lock: BaseLock) -> Target:
+    """The environment of a built-in base, known from its packages alone."""
+    libc = next((item.version for item in lock.packages if item.name == "libc6"), "2.36")
+    major, minor = libc.partition("-")[0].split(".")[:2]
+    python = lock.python_version
+    return Target(
+        platform=lock.platform,
+        python=python,
+        abi=f"cp{python.major}{python.minor}",
+        libc_version=(int(major), int(minor)),
+    )
 
 
 def _remembered_base(

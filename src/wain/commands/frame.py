@@ -33,7 +33,7 @@ def project_request(args: argparse.Namespace, *, labels: Mapping[str, str] | Non
     from wain.pipeline import Request
     from wain.platforms import Platform
 
-    outputs = [parse_reference(text) for text in getattr(args, "output", None) or []]
+    outputs = [parse_reference(text) for text in args.output] if isinstance(args.output, list) else []
     leave_out = [ref.path for ref in outputs if isinstance(ref, ArchiveReference | LayoutReference)]
     return Request(
         path=Path(args.path),
