@@ -138,8 +138,8 @@ class TarReader:
                 raise
             raise self._wrong(f"does not decompress: {error}") from error
         except Exception as error:
-            # isal's and zstandard's own errors have no common root but Exception, and both import late.
-            if type(error).__name__ in ("IsalError", "ZstdError"):
+            # The decompressors' own errors have no common root but Exception, and they are imported late.
+            if type(error).__name__ in ("IsalError", "ZstdError", "LZMAError"):
                 raise self._wrong(f"does not decompress: {error}") from error
             raise
         if not data:
