@@ -21,7 +21,7 @@ from wain.image import Image, Index
 from wain.index import Progress
 from wain.lock import Lock, Selected
 from wain.locking import fetch_selected, find_lock, lock_for, make_lock, select_for
-from wain.names import RegistryReference, parse_reference
+from wain.names import ArchiveReference, RegistryReference, parse_reference
 from wain.oci import JSON
 from wain.pipconf import Setting
 from wain.platforms import Platform, Target
@@ -248,6 +248,37 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
     return tuple(results)
 
 
+def deliver(image: Image | Index, destinations: Sequence[str], names: Sequence[str], workshop: Workshop) -> set[str]:
+    """Put an image where it should go.
+
+    :returns: those of the destinations that had it already and were left as they are.
+    :raises WainError: of every kind that a registry, a daemon or a disk can have.
+    """
+    from wain.transfer import write_image
+
+    unchanged = set()
+    for destination in destinations:
+        reference = parse_reference(destination)
+        path = reference.path.absolute() if isinstance(reference, ArchiveReference) else None
+        key = recipe_key({"what": "archive", "path": str(path), "image": image.digest, "names": [*names]})
+        if path is not None and workshop.store.memo("archive", key) == _file_state(path):
+            unchanged.add(destination)
+            continue
+        write_image(image, reference, names=names, access=workshop.access, progress=workshop.progress)
+        if path is not None and (state := _file_state(path)) is not None:
+            workshop.store.put_memo("archive", key, state)
+    return unchanged
+
+
+def _file_state(path: Path) -> dict[str, JSON] | None:
+    """What tells a file that was written here from one that was changed since; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return {"inode": found.st_ino, "size": found.st_size, "mtime": found.st_mtime_ns, "ctime": found.st_ctime_ns}
+
+
 class _Wheels:
     """The wheels of one platform: known by digest from the lock, fetched when somebody must read them."""
 
@@ -421,13 +452,14 @@ def _remembered_base(
 
     assert choice.suite is not None
     mirrors = _mirrors(settings)
+    roots: list[JSON] = [*mirrors.main, *mirrors.security] if mirrors else []
     key = recipe_key(
         {
             "what": "recent-base",
             "suite": choice.suite,
             "platform": str(platform),
             "packages": sorted(packages),
-            "mirrors": [*((*mirrors.main, *mirrors.security) if mirrors else ())],
+            "mirrors": roots,
         }
     )
     memo = workshop.store.memo("recent-base", key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from wain.image import Index
-    from wain.pipeline import carry_out, plan
-    from wain.transfer import write_image
+    from wain.pipeline import carry_out, deliver, plan
 
     console: Console = args.console
     labels = dict(_pair(text) for text in args.label)
@@ -58,12 +57,11 @@ def run(args: argparse.Namespace) -> int:
         built = carry_out(decided, request, workshop)
         image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
         digest = image.digest
-        for destination in destinations:
-            write_image(image, destination, names=names, access=workshop.access, progress=console.progress)
+        unchanged = deliver(image, destinations, names, workshop)
         console.close()
         for item in built:
             _summary(console, item, several=len(built) > 1)
-        _say_how_to_run(console, destinations, names)
+        _say_how_to_run(console, destinations, names, unchanged)
         if args.metadata_file:
             _write_metadata(Path(args.metadata_file), built, digest, destinations)
     print(digest)
@@ -126,11 +124,14 @@ def _shortened(text: str, limit: int = 60) -> str:
     return f"{', '.join(shown)} and {len(parts) - len(shown)} more"
 
 
-def _say_how_to_run(console: Console, destinations: Sequence[str], names: Sequence[str]) -> None:
+def _say_how_to_run(
+    console: Console, destinations: Sequence[str], names: Sequence[str], unchanged: Collection[str]
+) -> None:
     for destination in destinations:
         if destination.startswith("archive:") or destination.endswith(".tar"):
             path = destination.removeprefix("archive:")
-            console.say(f"{path} is written; run it with: docker load -i {path} && docker run --rm {names[0]}")
+            state = "is as it was" if destination in unchanged else "is written"
+            console.say(f"{path} {state}; run it with: docker load -i {path} && docker run --rm {names[0]}")
         elif destination.startswith("daemon:"):
             console.say(f"loaded; run it with: docker run --rm {destination.removeprefix('daemon:')}")
         elif destination.startswith("oci:"):
