@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wain import gzips
 from wain.digest import Digest
+from wain.errors import WheelError
 from wain.install import PlannedFile, row_digest
 from wain.ustar import END, padding
 from wain.wheels import Wheel
@@ -34,6 +35,10 @@ SHARED_BYTES = 4 << 20
 """A shared gzip member ends with the file that brings its tar to this."""
 WINDOW_BYTES = 48 << 20
 """How much of the tar may be ready before its turn."""
+KEEP_RATIO = 0.95
+"""A wheel's streams are kept unless the compressor makes less than this of a sample of them."""
+SAMPLE_BYTES = 1 << 20
+SAMPLED_SIZES = (1 << 10, 1 << 18)
 
 _BATCH_BYTES = 1 << 20
 _HEAD_BATCHES = 4
@@ -121,23 +126,22 @@ class Shared:
 class Large:
     """A large member of a wheel: its DEFLATE stream as it stands, where that is right and good enough."""
 
-    __slots__ = ("_file",)
+    __slots__ = ("_file", "_quality")
 
-    def __init__(self, file: PlannedFile) -> None:
+    def __init__(self, file: PlannedFile, quality: Quality) -> None:
         self._file = file
+        self._quality = quality
 
     def run(self, emit: Emit) -> None:
         file, wheel = self._file, self._file.wheel
         member = file.member
         assert member is not None
         inflation = Inflation(wheel.data, member, wheel.wrong)
-        quality = Quality(member)
         batch: list[bytes] = []
         batch_bytes = 0
         digest = hashlib.sha256()
         for chunk in inflation.chunks():
             digest.update(chunk)
-            quality.see(chunk)
             batch.append(chunk)
             batch_bytes += len(chunk)
             if batch_bytes >= _BATCH_BYTES:
@@ -148,7 +152,7 @@ class Large:
         hashed = row_digest(digest.digest())
         if hashed != file.digest:
             emit.row(file, hashed)
-        if inflation.exact and quality.is_good():
+        if inflation.exact and self._quality.is_good(member):
             emit.blob(gzips.HEADER, wheel.raw(member), gzips.trailer(member.crc, member.size_bytes))
         else:
             for piece in _pieces(inflation.chunks()):
@@ -181,18 +185,44 @@ class Made:
 
 
 class Quality:
-    """Whether a member's own compression is worth keeping, by samples of it."""
+    """Whether a wheel's own compression is worth keeping: what the pinned compressor makes of a sample of it.
 
-    __slots__ = ("_member",)
+    One tool made the whole wheel, so members of moderate size, compressed once more each by itself, tell of the
+    others. Which are taken depends on the wheel alone.
+    """
 
-    def __init__(self, member: Member) -> None:
-        self._member = member
+    __slots__ = ("_lock", "_verdict", "_wheel")
 
-    def see(self, chunk: bytes) -> None:
-        """Takes the next bytes of the member."""
+    def __init__(self, wheel: Wheel) -> None:
+        self._wheel = wheel
+        self._lock = threading.Lock()
+        self._verdict: bool | None = None
 
-    def is_good(self) -> bool:
-        return self._member.method != STORED
+    def is_good(self, member: Member) -> bool:
+        """Whether the member's stream, if it is right, may be copied."""
+        if member.method == STORED:
+            return False
+        with self._lock:
+            if self._verdict is None:
+                self._verdict = self._measure()
+            return self._verdict
+
+    def _measure(self) -> bool:
+        low, high = SAMPLED_SIZES
+        fitting = [m for m in self._wheel.members if m.method == DEFLATED and low <= m.size_bytes <= high]
+        fitting.sort(key=lambda member: (member.crc, member.path))
+        own_bytes = our_bytes = sampled_bytes = 0
+        for member in fitting:
+            if sampled_bytes + member.size_bytes > SAMPLE_BYTES:
+                continue
+            try:
+                data = self._wheel.read(member)
+            except WheelError:
+                continue  # Whoever installs it tells.
+            sampled_bytes += len(data)
+            own_bytes += member.compressed_bytes
+            our_bytes += len(gzips.deflate(data))
+        return our_bytes >= KEEP_RATIO * own_bytes
 
 
 def parts_of(files: Iterable[tuple[bytes, PlannedFile]], before: Sequence[bytes]) -> Iterator[Part]:
@@ -213,16 +243,17 @@ def parts_of(files: Iterable[tuple[bytes, PlannedFile]], before: Sequence[bytes]
         if size_bytes >= SHARED_BYTES:
             yield Shared(pieces)
             pieces, size_bytes = [], 0
+    qualities: dict[str, Quality] = {}
     for head, file in large:
         yield Shared([*pieces, head])
-        yield _large_part(file)
+        yield _large_part(file, qualities.setdefault(file.wheel.name, Quality(file.wheel)))
         pieces = [bytes(padding(file.size_bytes))]
     yield Shared([*pieces, END])
 
 
-def _large_part(file: PlannedFile) -> Part:
+def _large_part(file: PlannedFile, quality: Quality) -> Part:
     if file.member is not None:
-        return Large(file)
+        return Large(file, quality)
     data = file.data or b""
     return Made(lambda: iter([data]), len(data), lambda: AssertionError("bytes have changed"))
 
