@@ -348,9 +348,10 @@ def _run(compiler: Compiler, folder: Path, groups: Sequence[list[str]]) -> None:
         ) from error
     finally:
         for process in running:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+            process.kill()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
 
 
 def _part(store: Store, digest: Digest, offset: int, size: int) -> Callable[[], BinaryIO]:
