@@ -7,9 +7,24 @@ from dataclasses import dataclass, field
 
 from wain.dockerfile import Dockerfile, Instruction, Span
 from wain.findings import Cost, Edit, Finding, Fix, Location, Severity
-from wain.trace import Reader, Run, StageTrace, Trace, Use, follow, span_of
+from wain.trace import Mounted, Reader, Run, StageTrace, Trace, Use, User, follow, span_of
 
-__all__ = ["Cost", "DockerfileSubject", "Edit", "Example", "Finding", "Fix", "Rule", "Run", "Severity", "Use"]
+__all__ = [
+    "Cost",
+    "DockerfileSubject",
+    "Edit",
+    "Example",
+    "Finding",
+    "Fix",
+    "Mounted",
+    "Options",
+    "Reader",
+    "Rule",
+    "Run",
+    "Severity",
+    "Use",
+    "User",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,51 @@
+"""apt's package lists stay in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wain.rules.caches import append_fix, check_tool
+from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
+
+
+def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    folder = left[0]
+    command = "apt-get clean" if folder.endswith("/archives") else "rm -rf /var/lib/apt/lists/*"
+    yield from append_fix(subject, run, use, command)
+
+
+def check(subject: DockerfileSubject) -> Iterator[Finding]:
+    """Commands of apt whose cache stays."""
+    return check_tool(RULE, "apt", subject, _fixes)
+
+
+RULE = Rule(
+    id="apt-cache",
+    severity=Severity.WARNING,
+    title="apt's package lists stay in the image",
+    cost=("20 MB on Debian, 40 MB and more on Ubuntu."),
+    why=(
+        "`apt-get update` writes the lists to `/var/lib/apt/lists`; nothing in the running "
+        "image needs them. The official Debian and Ubuntu images delete downloaded "
+        "packages themselves, but not the lists; where `/etc/apt/apt.conf.d/docker-clean` "
+        "is removed the packages stay as well."
+    ),
+    mend=("`rm -rf /var/lib/apt/lists/*` at the end of the RUN that updates, or mount a cache over both folders."),
+    check=check,
+    example=Example(
+        bad="FROM debian:trixie\nRUN apt-get update && apt-get install -y --no-install-recommends libpq5\n",
+        fixed=(
+            "FROM debian:trixie\n"
+            "RUN apt-get update && apt-get install -y --no-install-recommends libpq5 && rm -rf "
+            "/var/lib/apt/lists/*\n"
+        ),
+        good=(
+            (
+                "FROM debian:trixie\n"
+                "RUN --mount=type=cache,target=/var/lib/apt apt-get update && apt-get install -y "
+                "libpq5\n"
+            ),
+        ),
+    ),
+    hadolint=("DL3009",),
+)

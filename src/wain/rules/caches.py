@@ -1,0 +1,220 @@
+"""What the rules about tools' caches share: which uses leave a cache, and the edits that keep it out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from wain.dockerfile import Span
+from wain.rules.rule import DockerfileSubject, Edit, Finding, Fix, Rule, Run, Use, call_span, stage_severity
+from wain.shell import AndOr, Background, Command, Function, Opaque, Statement
+
+# Megabytes of a current wheel for x86-64, rounded down: enough to say what a cached copy costs at least.
+_WHEEL_MEGABYTES = {
+    "botocore": 13,
+    "cryptography": 4,
+    "django": 8,
+    "faiss-cpu": 20,
+    "gensim": 25,
+    "grpcio": 6,
+    "jaxlib": 70,
+    "llvmlite": 40,
+    "lxml": 5,
+    "matplotlib": 8,
+    "numpy": 16,
+    "onnxruntime": 13,
+    "opencv-python": 50,
+    "opencv-python-headless": 45,
+    "pandas": 11,
+    "pillow": 5,
+    "playwright": 35,
+    "plotly": 9,
+    "polars": 30,
+    "pyarrow": 35,
+    "pyspark": 200,
+    "scikit-learn": 8,
+    "scipy": 33,
+    "spacy": 25,
+    "tensorflow": 400,
+    "torch": 150,
+    "transformers": 9,
+    "xgboost": 100,
+}
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+FixMaker = Callable[[DockerfileSubject, Run, Use, tuple[str, ...]], Iterator[Fix]]
+
+
+def check_tool(rule: Rule, tool: str, subject: DockerfileSubject, make_fixes: FixMaker) -> Iterator[Finding]:
+    """A finding for each command of `tool` whose cache stays in a layer that ships."""
+    for run in subject.trace.runs():
+        for use in run.uses:
+            if use.cache.tool != tool:
+                continue
+            left = run.left(use)
+            if not left or missed_mount(run, use) is not None:
+                continue
+            severity = stage_severity(rule, run, left[0])
+            if severity is None:
+                continue
+            if run.stage.ships == "discarded" and removed_later(subject, run, left[0]):
+                continue
+            where = " and ".join(left)
+            only = (
+                f" (only in an image built with --target {run.stage.stage.name})" if run.stage.ships == "target" else ""
+            )
+            yield subject.finding(
+                rule,
+                call_span(run, use),
+                f"{use.cache.tool} {use.cache.verb} leaves its cache in {where}{only}",
+                run.holder,
+                severity=severity,
+                estimate=estimate(use),
+                paths=left,
+                fixes=tuple(make_fixes(subject, run, use, left)),
+            )
+
+
+def removed_later(subject: DockerfileSubject, run: Run, folder: str) -> bool:
+    """Whether a later RUN of the same stage removes the folder: what is copied from the stage then lacks it."""
+    from wain.paths import covers
+
+    runs = run.stage.runs
+    return any(
+        not removal.branch and covers(removal.pattern, folder)
+        for later in runs[runs.index(run) + 1 :]
+        for removal in later.removals
+    )
+
+
+def missed_mount(run: Run, use: Use) -> Span | None:
+    """The span of a cache mount that was meant for this tool but has another folder as its target."""
+    for mounted in run.mounts:
+        if mounted.kind != "cache" or mounted.target is None:
+            continue
+        if is_meant_for(mounted.target, use.cache.tool) and not any(
+            run.mount_over(folder) is mounted for one in run.uses for folder in one.cache.folders
+        ):
+            return mounted.mount.flag.span
+    return None
+
+
+_MEANT = {
+    "pip": ("/pip",),
+    "uv": ("/uv", "/pip"),
+    "poetry": ("/pypoetry", "/poetry"),
+    "pdm": ("/pdm",),
+    "pipenv": ("/pipenv",),
+    "pipx": ("/pip",),
+    "conda": ("/pkgs",),
+    "pixi": ("/rattler", "/pixi"),
+    "npm": ("/.npm", "/npm"),
+    "apt": ("/apt", "/archives", "/lists"),
+    "apk": ("/apk",),
+    "dnf": ("/dnf", "/yum"),
+}
+
+
+def is_meant_for(target: str, tool: str) -> bool:
+    """Whether a mount's target looks like the cache folder of a tool."""
+    if tool in {"apt", "apk", "dnf"}:
+        return False
+    name = f"{target}/"
+    return any(f"{end}/" in name for end in _MEANT[tool]) or target.endswith("/.cache")
+
+
+def estimate(use: Use) -> str:
+    """What the cache costs, in words."""
+    names = {
+        match.group().lower().replace("_", "-")
+        for value in use.call.argv[1:]
+        if value is not None and (match := _REQUIREMENT.match(value))
+    }
+    known = sorted(name for name in names if name in _WHEEL_MEGABYTES)
+    if known and use.cache.tool in {"pip", "uv", "poetry", "pdm", "pipenv"}:
+        megabytes = sum(_WHEEL_MEGABYTES[name] for name in known)
+        return f"at least {megabytes} MB ({', '.join(known)})"
+    return ""
+
+
+def mount_fix(subject: DockerfileSubject, run: Run, folder: str, *, is_safe: bool = True) -> Iterator[Fix]:
+    """Mount a cache over the folder."""
+    if folder.startswith("~") or run.user.uid is None or any(char in folder for char in ", \"'$"):
+        return
+    owner = "" if run.user.uid == "0" else f",uid={run.user.uid}"
+    at = run.instruction.span.start + len(run.instruction.word)
+    edit = Edit(start=at, end=at, text=f" --mount=type=cache,target={folder}{owner}")
+    yield Fix(title=f"mount a cache over {folder}", edits=(edit,), is_safe=is_safe)
+
+
+def word_fix(run: Run, use: Use, index: int, flag: str) -> Iterator[Fix]:
+    """Insert a flag after the argument at `index`."""
+    words = use.call.words
+    word = words[index] if index < len(words) else None
+    if word is None or not use.call.is_editable or word.literal is None:
+        return
+    text = f', "{flag}"' if run.instruction.is_json else f" {flag}"
+    edit = Edit(start=word.span.end, end=word.span.end, text=text)
+    yield Fix(title=f"add {flag}", edits=(edit,), is_safe=True)
+
+
+def env_fix(subject: DockerfileSubject, run: Run, name: str) -> Iterator[Fix]:
+    """Set a variable once, at the start of the stage."""
+    opening = run.stage.stage.opening
+    at = opening.span.end
+    edit = Edit(start=at, end=at, text=f"{subject.dockerfile.newline}ENV {name}=1")
+    yield Fix(title=f"set {name}=1 for the stage", edits=(edit,), is_safe=True)
+
+
+def append_fix(
+    subject: DockerfileSubject, run: Run, use: Use | None, command: str, *, is_safe: bool = True
+) -> Iterator[Fix]:
+    """Add a command at the end of the RUN, joined by `&&`."""
+    edit = append_edit(subject, run, use, command)
+    if edit is not None:
+        yield Fix(title=f"add `{command}` at the end of the RUN", edits=(edit,), is_safe=is_safe)
+
+
+def append_edit(subject: DockerfileSubject, run: Run, use: Use | None, command: str) -> Edit | None:
+    """The edit that ends the RUN with `command`; None where the RUN's form does not allow it."""
+    script = run.script
+    if script is None or not script.is_exact or script.has_errors or run.instruction.is_json:
+        return None
+    if not script.statements:
+        return None
+    last = script.statements[-1]
+    if not _can_follow(last):
+        return None
+    if use is not None and "sudo" in use.call.wrappers and run.user.is_root is not True:
+        command = f"sudo {command}"
+    elif use is not None and use.call.user is not None and use.call.user != run.user.name:
+        return None
+    dockerfile = subject.dockerfile
+    newline = dockerfile.newline
+    at = last.span.end
+    if run.instruction.heredocs:
+        if "\n" not in script.text or script.source_map is None or "<<" in script.text:
+            return None
+        first = run.instruction.heredocs[0].span
+        if not (first.start <= at <= first.end):
+            return None
+        return Edit(start=at, end=at, text=f"{newline}{command}")
+    line, _ = dockerfile.position(at)
+    text = dockerfile.line_text(line)
+    indent = text[: len(text) - len(text.lstrip())]
+    # `echo a # note` ends with a comment: only what stands before it may be added to.
+    if line == run.instruction.line or not indent:
+        return Edit(start=at, end=at, text=f" && {command}")
+    if text.lstrip().startswith("&&"):
+        return Edit(start=at, end=at, text=f" {dockerfile.escape}{newline}{indent}&& {command}")
+    return Edit(start=at, end=at, text=f" && {dockerfile.escape}{newline}{indent}{command}")
+
+
+def _can_follow(statement: Statement) -> bool:
+    if isinstance(statement, Background | Function | Opaque):
+        return False
+    if isinstance(statement, AndOr):
+        return _can_follow(statement.right)
+    if isinstance(statement, Command):
+        return not (statement.words and statement.words[0].literal in {"exec", "exit", "return", "trap"})
+    return True

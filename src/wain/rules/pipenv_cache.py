@@ -1,0 +1,37 @@
+"""pipenv's cache stays in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wain.rules.caches import append_fix, check_tool, mount_fix
+from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
+
+
+def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    mount = list(mount_fix(subject, run, left[0])) if subject.prefer == "mount" and not use.call.wrappers else []
+    yield from mount or append_fix(subject, run, use, f"rm -rf {left[0]}")
+
+
+def check(subject: DockerfileSubject) -> Iterator[Finding]:
+    """Commands of pipenv whose cache stays."""
+    return check_tool(RULE, "pipenv", subject, _fixes)
+
+
+RULE = Rule(
+    id="pipenv-cache",
+    severity=Severity.WARNING,
+    title="pipenv's cache stays in the image",
+    cost=("About the size of everything that was downloaded."),
+    why=(
+        "pipenv caches in `$PIPENV_CACHE_DIR`, else `~/.cache/pipenv`. pipenv gives its pip a cache of its own there."
+    ),
+    mend=("Remove it in the same RUN, or mount a cache: `RUN --mount=type=cache,target=/root/.cache/pipenv`."),
+    check=check,
+    example=Example(
+        bad="FROM python:3.13-slim\nRUN pipenv sync --system\n",
+        fixed="FROM python:3.13-slim\nRUN pipenv sync --system && rm -rf /root/.cache/pipenv\n",
+        good=(("FROM python:3.13-slim\nRUN --mount=type=cache,target=/root/.cache/pipenv pipenv sync --system\n"),),
+    ),
+    hadolint=(),
+)
