@@ -453,14 +453,13 @@ def _remembered_base(
 
     assert choice.suite is not None
     mirrors = _mirrors(settings)
-    roots: list[JSON] = [*mirrors.main, *mirrors.security] if mirrors else []
     key = recipe_key(
         {
             "what": "recent-base",
             "suite": choice.suite,
             "platform": str(platform),
-            "packages": sorted(packages),
-            "mirrors": roots,
+            "packages": [*sorted(packages)],
+            "mirrors": [*mirrors.main, *mirrors.security] if mirrors else [],
         }
     )
     memo = workshop.store.memo("recent-base", key)
