@@ -13,7 +13,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from wain.debian_archive import SUITES, Archive, Mirrors, debian_mirrors
@@ -23,8 +23,8 @@ from wain.debian_rootfs import Rootfs
 from wain.digest import Digest
 from wain.errors import ImageError, LockError, PythonError, UsageError, WainError
 from wain.image import Image
-from wain.layers import Entry, Layer
-from wain.oci import JSON, LAYER_GZIP, Config, Runtime
+from wain.layers import RECIPE_KEY, Entry, Layer, files_layer, stored_layer
+from wain.oci import JSON, Config, Runtime
 from wain.platforms import Platform, PythonVersion, parse_python_minor
 from wain.store import Store, recipe_key
 from wain.transport import Transport
@@ -47,7 +47,6 @@ log = logging.getLogger(__name__)
 RECIPE = "wain.debian.1"
 ARCHITECTURES = ("amd64", "arm64")
 """What the base is made for; the same names for Debian and OCI."""
-RECIPE_KEY = "dev.wain.recipe-key"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _ROOTS = (
@@ -408,15 +407,14 @@ class _Maker:
         size, unpacked = memo.get("size"), memo.get("unpacked")
         if not isinstance(size, int) or not isinstance(unpacked, int) or not self._store.has(digest):
             return None
-        return Layer(
-            digest=digest,
+        return stored_layer(
+            digest,
             diff_id=diff_id,
             size_bytes=size,
-            source=lambda: self._store.reader(digest),
-            media_type=LAYER_GZIP,
+            store=self._store,
             unpacked_bytes=unpacked,
             created_by=str(memo.get("created_by", "")),
-            annotations={RECIPE_KEY: str(key)},
+            annotations={RECIPE_KEY: key},
         )
 
     def _make(self, known: Sequence[Layer | None]) -> tuple[Layer, ...]:
@@ -486,13 +484,11 @@ class _Maker:
         without: Mapping[str, Entry] | None = None,
     ) -> Layer:
         """The layer of the files whose owner fits, but for those that are the same in `without`; remembered."""
-        from wain.layers import files_layer
-
         entries: Iterable[Entry] = rootfs.owned(is_owner)
         if without is not None:
             entries = _changed(rootfs.owned(is_owner), without)
-        layer = replace(
-            files_layer(entries, store=self._store, created_by=created_by), annotations={RECIPE_KEY: str(key)}
+        layer = files_layer(
+            entries, store=self._store, created_by=created_by, kind="base", annotations={RECIPE_KEY: key}
         )
         self._store.put_memo(
             "debian-layer",

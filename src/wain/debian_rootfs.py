@@ -163,9 +163,10 @@ class Rootfs:
                 hint="The mirror's package list is wrong; use another mirror.",
             )
         found = _Unpacked(control)
+        files: dict[str, Entry] = {}
         for member, place in deb.members(spool):
             target_path = _merged(member.path)
-            if not target_path or member.path in _MERGED or self._is_left_out(name, target_path):
+            if not target_path or member.path in _MERGED:
                 continue
             if any(ord(char) < 32 for char in target_path):
                 raise DebianError(
@@ -181,11 +182,22 @@ class Rootfs:
             )
             if member.kind == "file":
                 piece = _Slice(self._spool, place, member.size_bytes)
-                entry = replace(entry, size_bytes=member.size_bytes, open_data=piece)
+                entry = files[target_path] = replace(entry, size_bytes=member.size_bytes, open_data=piece)
             elif member.kind == "symlink":
                 entry = replace(entry, target=member.target)
             elif member.kind == "hardlink":
-                entry = replace(entry, target=_merged(member.target))
+                link = _merged(member.target)
+                if link not in files:
+                    raise DebianError(
+                        f"Debian's package {name} links /{target_path} to /{link}, which it does not have",
+                        hint="The package is damaged or hostile and must not be used.",
+                    )
+                if self._is_left_out(name, link):
+                    entry = replace(files[link], path=target_path)
+                else:
+                    entry = replace(entry, target=link)
+            if self._is_left_out(name, target_path):
+                continue
             found.entries.append(entry)
         spool.flush()
         return found
