@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import random
 import re
@@ -211,6 +212,7 @@ class LoopbackRegistry:
         self.blobs: dict[str, bytes] = {}
         self.repositories: dict[str, _Repository] = {}
         self.uploads: dict[str, tuple[LoopbackRegistry, str, bytearray]] = {}
+        self.upload_numbers = itertools.count()
         self.tokens: dict[str, _Token] = {}
         self.lock = threading.RLock()
         self._server = _Server((address, 0), _Handler)
@@ -335,6 +337,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
             super().handle()
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self.wfile.close()
+        if isinstance(self.wfile, io.BufferedWriter):
+            self.wfile.raw.close()  # what could not be flushed would keep it open
+        self.rfile.close()
 
     def do_GET(self) -> None:
         self._serve()
@@ -564,7 +573,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 location = f"{registry.base}/v2/{name}/blobs/{digest}"
                 raise _Answer(201, {"Location": location, "Docker-Content-Digest": digest})
         with registry.lock:
-            key = f"u{len(registry.uploads)}"
+            key = f"u{next(registry.upload_numbers)}"
             registry.uploads[key] = (registry, name, bytearray())
             if registry.storage is not None and registry.redirect_uploads:
                 registry.storage.uploads[key] = registry.uploads[key]
@@ -592,7 +601,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         owner, name, data = registry.uploads[key]
         fields = parse_qs(request.query)
         # The state must come back as it was given, whatever characters it has.
-        if fields.get("_state") != [f"a+b=={len(data)}"]:
+        state = fields.get("_state", [""])[0]
+        if not state.startswith("a+b==") or (request.method != "GET" and state != f"a+b=={len(data)}"):
             raise _error(404, "BLOB_UPLOAD_UNKNOWN", "the state is not the one that was given")
         if request.method == "GET":
             raise _Answer(204, self._upload_headers(key))

@@ -291,7 +291,9 @@ class Response(io.RawIOBase):
             # A short rest is read, so that the connection can serve the next request.
             with contextlib.suppress(Exception):
                 self._raw.read(_DRAIN_BYTES + 1, decode_content=False)
-        self._raw.close() if not self._raw_is_spent() else self._raw.release_conn()
+        if self._raw_is_spent():
+            self._raw.release_conn()  # before closing, which would take the connection along
+        self._raw.close()
         super().close()
 
     def _raw_is_spent(self) -> bool:
@@ -879,8 +881,9 @@ def _make_pool(tls: _TlsKey | None, proxy: str | None, timeout_seconds: float) -
     import urllib3
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
-    # At DEBUG it logs paths with their queries, where signed URLs carry their keys.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.WARNING)
+    # They log paths with their queries, where signed URLs carry their keys.
+    for name in ("urllib3.connectionpool", "urllib3.connection"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     class HeadWatch(HTTPConnection):
         """Bounds the time that an answer's head takes as a whole, not only each silence within it."""
@@ -890,9 +893,14 @@ def _make_pool(tls: _TlsKey | None, proxy: str | None, timeout_seconds: float) -
             watch.daemon = True
             watch.start()
             try:
-                return super().getresponse()
+                response = super().getresponse()
             finally:
                 watch.cancel()
+            head = getattr(response, "_original_response", None)
+            if head is not None and (head.msg.defects or not head.msg.keys()):
+                response.close()
+                raise urllib3.exceptions.ProtocolError("the answer's head is cut short or malformed")
+            return response
 
     class Plain(HeadWatch):
         pass

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_CHUNK_BYTES = 64 << 20
 _MAX_CHUNK_BYTES = 5 << 30
+_MAY_PASS = frozenset((404, 408, 416, 425, 429))
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
 
@@ -155,7 +156,7 @@ class Uploads:
                         raise
                     if error.status in (405, 411, 413, 501) and not in_chunks and not refused_chunks:
                         in_chunks = True  # too large at once, or taken in no other way
-                    elif error.status is not None and 400 <= error.status < 500 and error.status not in (404, 416):
+                    elif error.status is not None and 400 <= error.status < 500 and error.status not in _MAY_PASS:
                         raise
                     log.info("%s; upload attempt %d", error.message, failures + 1)
                     self._pause(failures)
