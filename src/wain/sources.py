@@ -335,6 +335,7 @@ def _version_text(top: Path) -> str:
     words = (
         ("rev-parse", "HEAD"),
         ("describe", "--tags", "--long", "--always"),
+        ("tag", "--points-at", "HEAD"),
         ("status", "--porcelain", "--untracked-files=no"),
         ("rev-parse", "--abbrev-ref", "HEAD"),
     )
