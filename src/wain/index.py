@@ -172,11 +172,17 @@ class PackageIndexes:
                 found.append((_shown(url.rstrip("/").rpartition("/")[0]), of_name))
         return found
 
-    def has(self, name: str) -> list[str]:
-        """The indexes (redacted) that have a page for a distribution; `name` is normalised."""
+    def has(self, name: str, *, keyring: bool = True) -> list[str]:
+        """The indexes (redacted) that have a page for a distribution.
+
+        :param name: normalised.
+        :param keyring: whether keyring is asked where an index refuses.
+        :raises AuthError: when an index refuses the credentials.
+        :raises TransferError: when one does not answer.
+        """
         urls = [url.rstrip("/") + "/" + name + "/" for url in self.index_urls()]
         with ThreadPoolExecutor(_WORKERS) as pool:
-            known = list(pool.map(self._exists, urls))
+            known = list(pool.map(lambda url: self._exists(url, keyring=keyring), urls))
         return [_shown(url.rstrip("/").rpartition("/")[0]) for url, there in zip(urls, known, strict=True) if there]
 
     def locate(self, name: str, version: str, hashes: Sequence[str]) -> tuple[LockedFile, ...]:
@@ -240,12 +246,22 @@ class PackageIndexes:
             self.store.put_memo("index-files", key, {"files": [file.to_json() for file in found]}, refers=())
         return found
 
-    def _exists(self, url: str) -> bool:
-        if url.startswith("file:"):
-            return (_local_path(url, self.folder) / "index.html").is_file() or _local_path(url, self.folder).is_file()
+    def _exists(self, url: str, *, keyring: bool) -> bool:
+        if not url.startswith(("http:", "https:")):
+            path = _local_path(url, self.folder)
+            return path.is_file() or (path / "index.html").is_file()
         clean, credentials = self.credentials.for_url(url)
         try:
-            self.transport.request("HEAD", clean, credentials=credentials).close()
+            try:
+                self.transport.request("HEAD", clean, credentials=credentials).close()
+            except AuthError as error:
+                # Some servers answer 403 for what they do not have.
+                if error.status == 403:
+                    return False
+                other = self.credentials.from_keyring(clean, credentials) if keyring else None
+                if other is None:
+                    raise
+                self.transport.request("HEAD", clean, credentials=other).close()
         except NotFound:
             return False
         except TransferError as error:

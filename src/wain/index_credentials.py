@@ -27,6 +27,10 @@ class IndexCredentials:
     """URL without credentials -> credentials, as the settings have them."""
     provider: str = "auto"
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    found: dict[tuple[tuple[str, str, int], str | None], Credentials | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """What keyring had, so that it is asked once for a server."""
 
     @classmethod
     def of(
@@ -78,6 +82,13 @@ class IndexCredentials:
         if self.provider == "disabled":
             return None
         username = tried.username if tried is not None else None
+        key = (origin_of(url), username)
+        if key not in self.found:
+            self.found[key] = self._ask_keyring(url, username)
+        found = self.found[key]
+        return found if found != tried else None
+
+    def _ask_keyring(self, url: str, username: str | None) -> Credentials | None:
         host = urlsplit(url).netloc
         for service in (url, host):
             found: Credentials | None = None
@@ -85,7 +96,7 @@ class IndexCredentials:
                 found = _import_keyring(service, username)
             if found is None and self.provider in ("auto", "subprocess"):
                 found = _run_keyring(service, username, self.environ)
-            if found is not None and found != tried:
+            if found is not None:
                 return found
         return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -113,8 +114,6 @@ def resolve(
 
 def find_interpreter(minor: str, store: Store) -> str | None:
     """An interpreter of that minor version on this machine; None where there is none. None is downloaded."""
-    import sys
-
     if minor == f"{sys.version_info[0]}.{sys.version_info[1]}":
         return sys.executable
     environ = uv_environment(own_configuration=False) | {"UV_CACHE_DIR": str(store.uv_folder("python"))}
@@ -248,13 +247,12 @@ class _Resolution:
         arguments = ["pip", "compile", "--format", "pylock.toml", "--no-header", "--no-annotate"]
         arguments += ["--python-version", str(target.python)]
         platform = python_platform(target)
-        universal = platform is None
         if platform is not None:
             arguments += ["--python-platform", platform]
         else:
             arguments.append("--universal")
-        if interpreter is not None:
-            arguments += ["--python", interpreter]
+        # Without one named, uv asks every interpreter on this machine for its version.
+        arguments += ["--python", interpreter or sys.executable]
         if only_binary:
             arguments += ["--only-binary", ":all:"]
         else:
@@ -274,7 +272,7 @@ class _Resolution:
             arguments += ["--build-constraints", path]
         for path in settings.constraints:
             arguments += ["--constraints", path]
-        environ = self._environment(universal=universal)
+        environ = self._environment()
         with tempfile.TemporaryDirectory(prefix="wain-lock-") as name:
             folder = Path(name)
             if given.constraints:
@@ -282,10 +280,6 @@ class _Resolution:
                 arguments += ["--constraints", str(folder / "constraints.txt")]
             if self._preferences is not None and self._upgrade != []:
                 arguments += self._preference_arguments(folder)
-            if universal:
-                (folder / "uv.toml").write_text(f'environments = ["{environment_marker(target)}"]\n', "utf-8")
-                environ.pop("UV_NO_CONFIG", None)
-                environ["UV_CONFIG_FILE"] = str(folder / "uv.toml")
             if given.project:
                 arguments.append("pyproject.toml")
                 for extra in given.extras:
@@ -313,7 +307,7 @@ class _Resolution:
             arguments += ["--upgrade-package", name]
         return arguments
 
-    def _environment(self, *, universal: bool) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         settings = self._settings
         environ = uv_environment(own_configuration=settings.uv_configuration)
         name = f"{self._target.python.short}-{self._target.platform.architecture}"
@@ -379,21 +373,23 @@ class _Resolution:
     def _error(self, result: UvResult) -> WainError:
         text = result.errors
         reason = _reason(text)
-        if missing := re.search(r"[Bb]ecause (\S+) was not found in the (?:package registry|provided)", text):
-            name = missing[1]
-            return UnknownDistribution(
-                f"no index has a distribution {name}, which {self._given.origin} needs",
-                hint="Check the spelling, and whether --index-url or --find-links is right.",
-            )
         if "network was disabled" in text or "--offline" in text:
             return Offline(
                 f"{self._given.origin} cannot be resolved without the network: {reason}",
                 hint="Run it once without --offline, or lock first with wain lock.",
             )
-        if re.search(r"\b(401|403)\b", text) and "http" in text:
+        if re.search(r"authentication credentials|\b(401|403) (Unauthorized|Forbidden)", text):
             return AuthError(
                 f"an index refuses the credentials: {reason}",
                 hint="Give them in the index's URL, a netrc file or keyring.",
+            )
+        if missing := re.search(r"[Bb]ecause (\S+) was not found in the (?:package registry|provided)", text):
+            name = normalize_name(missing[1])
+            if refused := self._refused(name):
+                return refused
+            return UnknownDistribution(
+                f"no index has a distribution {name}, which {self._given.origin} needs",
+                hint="Check the spelling, and whether --index-url or --find-links is right.",
             )
         if "No solution found" not in text and re.search(r"[Ff]ailed to (fetch|download)|error sending", text):
             return TransferError(reason, hint="Check the index's address and the connection.")
@@ -405,6 +401,16 @@ class _Resolution:
             f"{self._given.origin} cannot be resolved for {self._target}: {reason}",
             hint="Loosen a requirement, or choose another Python.",
         )
+
+    def _refused(self, name: str) -> AuthError | None:
+        """The error of an index that refuses to say whether it has a name: uv passes such an index over."""
+        try:
+            self._indexes.has(name, keyring=False)
+        except AuthError as error:
+            return error
+        except WainError:
+            pass
+        return None
 
     def _no_wheel(self, text: str, reason: str) -> WainError:
         lines = []
@@ -579,14 +585,14 @@ def _restrict(lock: Lock, hashes: Mapping[str, frozenset[str]]) -> Lock:
 
 def _warn_of_several_indexes(lock: Lock, settings: IndexSettings, indexes: PackageIndexes) -> None:
     """One warning with all names that several indexes have: the best version wins, whoever serves it."""
-    if settings.uv_configuration or settings.no_index or not settings.extra_index_urls:
-        return
-    if indexes.transport.offline:
+    if settings.uv_configuration or indexes.transport.offline or settings.no_index or not settings.extra_index_urls:
         return
     names = sorted({package.name for package in lock.packages if package.wheels or package.sdist})
     try:
         with ThreadPoolExecutor(8) as pool:
             found = dict(zip(names, pool.map(indexes.has, names), strict=True))
+    except AuthError:
+        raise  # uv passes over an index that refuses: what it has chosen may not be what is meant
     except WainError as error:
         logger.info("which indexes have which package was not found out: %s", redact_text(error.message))
         return
