@@ -75,7 +75,8 @@ def build(
     settings: WainSettings,
     store: Store,
     open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
-    project_wheels: Sequence[WheelInput] = (),
+    project_wheel: WheelInput | None = None,
+    shares_pure: bool = False,
     base_name: str = "",
     leave_out: Sequence[Path] = (),
     labels: Mapping[str, str] | None = None,
@@ -84,7 +85,8 @@ def build(
 
     :param wheels: of the dependencies, each fitting the base's Python.
     :param open_wheels: gives the wheels of those that no layer is known for yet; it may download them.
-    :param project_wheels: the project itself, where it is a wheel; else its files go to /app.
+    :param project_wheel: the project itself, where it is one; else its files go to /app.
+    :param shares_pure: keep wheels that fit every platform in layers of their own, for several platforms to share.
     :param base_name: what the annotation names the base by.
     :param leave_out: paths that never go in: the build's outputs.
     :raises ImageError: when base and wheels have more layers than runtimes take.
@@ -95,9 +97,8 @@ def build(
     user = find_user(facts, settings.user or DEFAULT_USER)
     scheme = Scheme.venv(f"/{VENV}", facts.python.short)
     budget = _budget(base, settings)
-    dependency_rows = [
-        _wheel_row(share, scheme, store, open_wheels) for share in _groups(wheels, scheme, store, open_wheels, budget)
-    ]
+    groups = _groups(wheels, scheme, store, open_wheels, budget, shares_pure=shares_pure)
+    dependency_rows = [_wheel_row(share, scheme, store, open_wheels) for share in groups]
     files = list(project_files(project.path, include=settings.include, leave_out=leave_out))
     time = source_time(project, files)
     created = datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -106,8 +107,8 @@ def build(
         store=store,
         created_by=f"wain: /{VENV} for Python {facts.python}, user {user.name}",
     )
-    if project_wheels:
-        project_row = _wheel_row(tuple(project_wheels), scheme, store, open_wheels)
+    if project_wheel is not None:
+        project_row = _wheel_row([project_wheel], scheme, store, open_wheels)
     else:
         layer = files_layer(
             file_entries(files, mtime=time),
@@ -134,7 +135,7 @@ def build(
             ports=settings.ports,
             volumes=settings.volumes,
             labels=made_labels,
-            workdir=settings.workdir,
+            workdir=settings.workdir or (f"/{APP}" if project_wheel is None else user.home),
             stop_signal=settings.stop_signal,
             has_bytecode=False,
         )
@@ -170,6 +171,8 @@ def _groups(
     store: Store,
     open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
     budget: int,
+    *,
+    shares_pure: bool,
 ) -> list[tuple[WheelInput, ...]]:
     """The wheels of each layer. Those that write the same path with other bytes share one."""
     by_digest = {wheel.digest: wheel for wheel in wheels}
@@ -181,6 +184,7 @@ def _groups(
                 name=members[0].name,
                 size_bytes=sum(member.size_bytes for member in members),
                 digests=tuple(member.digest for member in members),
+                row=int(shares_pure and not all(member.filename.endswith("-none-any.whl") for member in members)),
             )
         )
     return [

@@ -15,7 +15,6 @@ from wain.bases import BaseFacts
 from wain.errors import UsageError
 from wain.layers import Entry
 from wain.oci import Runtime
-from wain.project import APP
 
 VENV = "opt/venv"
 DEFAULT_USER = "65532"
@@ -152,7 +151,7 @@ def runtime(
     ports: Sequence[str],
     volumes: Sequence[str],
     labels: Mapping[str, str],
-    workdir: str | None,
+    workdir: str,
     stop_signal: str | None,
     has_bytecode: bool,
 ) -> Runtime:
@@ -169,7 +168,7 @@ def runtime(
     return replace(
         base.with_env({**changes, **env}),
         user=f"{user.uid}:{user.gid}",
-        working_dir=workdir or f"/{APP}",
+        working_dir=workdir,
         entrypoint=tuple(entrypoint),
         cmd=tuple(command) if command else None,
         exposed_ports=tuple(dict.fromkeys((*base.exposed_ports, *(_port(port) for port in ports)))),

@@ -34,6 +34,8 @@ class Item:
     size_bytes: int
     """Of the wheel file."""
     digests: tuple[Digest, ...]
+    row: int = 0
+    """Small items of different rows share no layer."""
 
 
 def group(items: Iterable[Item], *, budget: int) -> tuple[tuple[Item, ...], ...]:
@@ -43,13 +45,19 @@ def group(items: Iterable[Item], *, budget: int) -> tuple[tuple[Item, ...], ...]
     """
     ranked = sorted(items, key=lambda item: (-_size_class(item), item.name))
     large = [item for item in ranked if _size_class(item) >= 0]
-    alone = max(budget - SLOTS - OVERFLOW_SLOTS, 1)
+    small = [item for item in ranked if _size_class(item) < 0]
+    rows = len({item.row for item in small}) or 1
+    alone = max(budget - rows * SLOTS - OVERFLOW_SLOTS, 1)
     own = sorted(large[:alone], key=lambda item: (-item.size_bytes, item.name))
     overflow = sorted(large[alone:], key=lambda item: (_slot(item, OVERFLOW_SLOTS), item.name))
     return (
         *((item,) for item in own),
         *(tuple(share) for _, share in groupby(overflow, key=lambda item: _slot(item, OVERFLOW_SLOTS))),
-        *_shared([item for item in ranked if _size_class(item) < 0]),
+        *(
+            share
+            for row in sorted({item.row for item in small})
+            for share in _shared([item for item in small if item.row == row])
+        ),
     )
 
 

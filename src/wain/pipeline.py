@@ -16,9 +16,9 @@ from wain.build import Built, WheelInput, build
 from wain.choose import PythonChoice, choose_python
 from wain.debian import SUITES, BaseLock, Mirrors, base_image, debian_mirrors, resolve_base
 from wain.digest import Digest
-from wain.errors import DebianError, LockError, PythonError, UsageError
+from wain.errors import DebianError, LockError, PythonError, StoreError, UsageError
 from wain.image import Image, Index
-from wain.index import Progress
+from wain.index import PackageIndexes, Progress
 from wain.lock import Lock, Selected
 from wain.locking import fetch_selected, find_lock, lock_for, make_lock, select_for
 from wain.names import ArchiveReference, RegistryReference, parse_reference
@@ -34,6 +34,7 @@ from wain.wheels import Wheel
 if TYPE_CHECKING:
     from wain.bases import BaseFacts
     from wain.distribution import Access
+    from wain.sdists import BuildOptions, BuiltWheel
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,7 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
     """
     results = []
     for image, facts, selected in zip(plan.images, plan.facts, plan.selected, strict=True):
-        wheels = _Wheels(plan, selected, workshop)
+        wheels = _Wheels(plan, selected, facts.target, workshop)
         results.append(
             build(
                 plan.project,
@@ -240,6 +241,8 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
                 settings=plan.settings,
                 store=workshop.store,
                 open_wheels=wheels.open,
+                project_wheel=wheels.project() if plan.project.has_build_system else None,
+                shares_pure=len(plan.images) > 1,
                 base_name=plan.base.name,
                 leave_out=request.leave_out,
                 labels=request.labels,
@@ -283,43 +286,62 @@ def _file_state(path: Path) -> dict[str, JSON] | None:
 class _Wheels:
     """The wheels of one platform: known by digest from the lock, fetched when somebody must read them."""
 
-    def __init__(self, plan: Plan, selected: Sequence[Selected], workshop: Workshop) -> None:
-        unbuilt = [item for item in selected if item.kind != "wheel"]
-        if unbuilt:
-            raise LockError(
-                f"{', '.join(item.name for item in unbuilt)} would have to be built from source",
-                hint="Name versions that have wheels.",
-            )
+    def __init__(self, plan: Plan, selected: Sequence[Selected], target: Target, workshop: Workshop) -> None:
         self._plan = plan
-        self._selected = {item.name: item for item in selected}
+        self._target = target
         self._workshop = workshop
+        self._selected = {item.name: item for item in selected if item.name != plan.project.name}
         self._paths: dict[Digest, Path] = {}
+        self._indexes = PackageIndexes(
+            plan.index, store=workshop.store, transport=workshop.transport, folder=plan.project.path.absolute()
+        )
 
     def inputs(self) -> list[WheelInput]:
-        """One for each wheel; what the lock does not say of it is known once it is in the store."""
-        incomplete = []
-        made = {}
-        for name, item in self._selected.items():
-            known = self._input(item)
-            if known is None:
-                incomplete.append(item)
-            else:
-                made[name] = known
-        self._fetch(incomplete)
-        for item in incomplete:
+        """One for each distribution; what the lock does not say of it is known once it is in the store.
+
+        :raises SdistError: when something that has no wheel does not build.
+        """
+        made = {item.name: self._built(item) for item in self._selected.values() if item.kind != "wheel"}
+        wheels = [item for item in self._selected.values() if item.kind == "wheel"]
+        self._fetch([item for item in wheels if self._input(item) is None])
+        for item in wheels:
             known = self._input(item)
             assert known is not None
             made[item.name] = known
         return [made[name] for name in sorted(made)]
 
+    def project(self) -> WheelInput:
+        """The project's own wheel.
+
+        :raises SdistError: when it does not build.
+        """
+        from wain.sdists import build_project
+
+        project = self._plan.project
+        built = build_project(
+            project.path,
+            name=project.name if project.has_project_table else None,
+            target=self._target,
+            indexes=self._indexes,
+            options=self._options(project.name),
+        )
+        return self._of_built(project.name, built)
+
     def open(self, wanted: Sequence[WheelInput]) -> list[Wheel]:
         """The wheels, in the order asked for."""
-        self._fetch([self._selected[wheel.name] for wheel in wanted if wheel.digest not in self._paths])
+        self._fetch(
+            [
+                self._selected[wheel.name]
+                for wheel in wanted
+                if wheel.digest not in self._paths and self._selected[wheel.name].kind == "wheel"
+            ]
+        )
         return [Wheel.open(self._paths[wheel.digest], digest=wheel.digest, filename=wheel.filename) for wheel in wanted]
 
-    def _fetch(self, items: Sequence[Selected]) -> None:
+    def _fetch(self, items: Sequence[Selected]) -> list[Path]:
         if not items:
-            return
+            return []
+        paths = []
         for item, path, digest in fetch_selected(
             items,
             store=self._workshop.store,
@@ -329,9 +351,65 @@ class _Wheels:
             progress=self._workshop.progress,
         ):
             self._paths[digest] = path
+            paths.append(path)
             if item.file is not None and item.file.digest is None:
                 self._workshop.store.put_memo("file-digest", _file_key(item), {"digest": str(digest)}, refers=[digest])
             self._workshop.store.put_memo("wheel-size", digest, {"size": path.stat().st_size})
+        return paths
+
+    def _built(self, item: Selected) -> WheelInput:
+        from wain.sdists import build_project, build_sdist
+
+        if item.kind == "directory":
+            source = item.package.directory
+            assert source is not None
+            built = build_project(
+                Path(source.path, source.subdirectory or ""),
+                name=item.name,
+                target=self._target,
+                indexes=self._indexes,
+                options=self._options(item.name),
+            )
+        elif item.file is not None:
+            [path] = self._fetch([item])
+            digest = next(digest for digest, known in self._paths.items() if known == path)
+            built = build_sdist(
+                path,
+                filename=item.file.filename,
+                digest=digest,
+                name=item.name,
+                version=item.version,
+                target=self._target,
+                indexes=self._indexes,
+                subdirectory=item.package.subdirectory,
+                options=self._options(item.name),
+            )
+        else:
+            raise LockError(
+                f"{item.name} comes from a repository, which wain does not clone",
+                hint="Name a wheel or an sdist of it, by a version or by a URL.",
+            )
+        return self._of_built(item.name, built)
+
+    def _of_built(self, name: str, built: BuiltWheel) -> WheelInput:
+        log.info("%s: %s", built.filename, built.reason)
+        path = self._workshop.store.path(built.digest)
+        if path is None:
+            raise StoreError(f"{built.filename} vanished from the store", hint="Run it again.")
+        self._paths[built.digest] = path
+        return WheelInput(
+            name=name,
+            version=built.filename.split("-")[1],
+            filename=built.filename,
+            digest=built.digest,
+            size_bytes=path.stat().st_size,
+        )
+
+    def _options(self, name: str) -> BuildOptions:
+        from wain.sdists import BuildOptions
+
+        env = self._plan.settings.build_env
+        return BuildOptions(env={**env.get("", {}), **env.get(name, {})})
 
     def _input(self, item: Selected) -> WheelInput | None:
         assert item.file is not None

@@ -108,7 +108,7 @@ def test_the_settings_of_the_base_stay_below_the_projects() -> None:
         ports=("8000", "53/udp"),
         volumes=(),
         labels={"y": "2"},
-        workdir=None,
+        workdir="/app",
         stop_signal=None,
         has_bytecode=False,
     )
