@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -359,21 +360,7 @@ def fetch(
     indexes = indexes or PackageIndexes(settings or IndexSettings(), store=store, transport=transport)
     fetcher = _Fetcher(indexes, progress)
     missing.sort(key=lambda file: -(file.size_bytes or 0))
-    with ThreadPoolExecutor(min(_WORKERS, len(missing)), thread_name_prefix="fetch") as pool:
-        futures = {pool.submit(fetcher.fetch, file): file for file in missing}
-        try:
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in finished:
-                if future.exception() is not None:
-                    fetcher.stop.set()
-            errors = [error for future in finished if (error := future.exception()) is not None]
-            if errors:
-                raise errors[0]
-            for future, file in futures.items():
-                done[file] = future.result()
-        finally:
-            fetcher.stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+    done.update(fetcher.fetch_all(missing))
     return {file: done[file] for file in wanted}
 
 
@@ -473,6 +460,43 @@ class _Fetcher:
         self._store = indexes.store
         self._progress = progress
         self.stop = threading.Event()
+
+    def fetch_all(self, files: Sequence[LockedFile]) -> dict[LockedFile, Digest]:
+        """All of them, or the first error. The threads are daemons: an interrupt waits for no server."""
+        todo: queue.SimpleQueue[LockedFile] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[tuple[LockedFile, Digest | BaseException]] = queue.SimpleQueue()
+        for file in files:
+            todo.put(file)
+
+        def work() -> None:
+            while not self.stop.is_set():
+                try:
+                    file = todo.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    answers.put((file, self.fetch(file)))
+                except BaseException as error:
+                    answers.put((file, error))
+
+        threads = [
+            threading.Thread(target=work, name=f"fetch-{number}", daemon=True)
+            for number in range(min(_WORKERS, len(files)))
+        ]
+        found: dict[LockedFile, Digest] = {}
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in files:
+                file, answer = answers.get()
+                if isinstance(answer, BaseException):
+                    raise answer
+                found[file] = answer
+        finally:
+            self.stop.set()
+        for thread in threads:
+            thread.join()
+        return found
 
     def fetch(self, file: LockedFile) -> Digest:
         if self.stop.is_set():

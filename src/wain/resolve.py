@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,6 @@ from urllib.parse import quote
 from wain.compatibility import best_wheel, evaluate_marker
 from wain.errors import (
     AuthError,
-    HashMismatch,
     LockError,
     NoWheel,
     Offline,
@@ -32,6 +32,7 @@ from wain.errors import (
 )
 from wain.index import LockedFile, PackageIndexes, builtin_index_url
 from wain.lock import Lock, LockedPackage, parse_pylock
+from wain.lock_merge import merge_locks, restrict_to_hashes
 from wain.platforms import Target
 from wain.requirements import RequirementLine
 from wain.settings import IndexSettings, normalize_name
@@ -97,17 +98,19 @@ def resolve(
     """
     if not targets:
         raise LockError("there is no platform to lock for", hint="Name one with --platform.")
+    stop = threading.Event()
+
+    def run(target: Target) -> Lock:
+        return _Resolution(given, target, settings, store, indexes, preferences, upgrade, refresh, stop).run()
+
     with ThreadPoolExecutor(min(4, len(targets))) as pool:
-        locks = list(
-            pool.map(
-                lambda target: _Resolution(
-                    given, target, settings, store, indexes, preferences, upgrade, refresh
-                ).run(),
-                targets,
-            )
-        )
-    merged = _merge(locks, targets, given)
-    merged = _restrict(merged, given.hashes)
+        try:
+            locks = list(pool.map(run, targets))
+        except BaseException:
+            stop.set()
+            raise
+    merged = merge_locks(locks, targets, origin=given.origin)
+    merged = restrict_to_hashes(merged, given.hashes)
     _warn_of_several_indexes(merged, settings, indexes)
     return merged
 
@@ -119,14 +122,6 @@ def find_interpreter(minor: str, store: Store) -> str | None:
     environ = uv_environment(own_configuration=False) | {"UV_CACHE_DIR": str(store.uv_folder("python"))}
     result = run_uv(["python", "find", "--system", f"cpython@{minor}"], environ=environ)
     return result.output.strip() or None if result.exit_code == 0 else None
-
-
-def environment_marker(target: Target) -> str:
-    """The marker of the environments that a resolution for a target is for."""
-    return (
-        f"python_version == '{target.python.short}' and implementation_name == 'cpython'"
-        f" and sys_platform == 'linux' and platform_machine == '{target.platform.machine}'"
-    )
 
 
 def python_platform(target: Target) -> str | None:
@@ -156,6 +151,7 @@ class _Resolution:
         preferences: Lock | None,
         upgrade: Sequence[str] | None,
         refresh: bool,
+        stop: threading.Event,
     ) -> None:
         self._given = given
         self._target = target
@@ -166,6 +162,7 @@ class _Resolution:
         self._upgrade = upgrade
         self._refresh = refresh
         self._asked = False
+        self._stop = stop
 
     def run(self) -> Lock:
         only_binary = not self._given.needs_build and not self._settings.no_binary
@@ -286,9 +283,10 @@ class _Resolution:
                     arguments += ["--extra", extra]
                 for group in given.groups:
                     arguments += ["--group", group]
-                return run_uv(arguments, environ=environ, folder=given.folder)
+                return run_uv(arguments, environ=environ, folder=given.folder, stop=self._stop)
             arguments.append("-")
-            return run_uv(arguments, environ=environ, folder=given.folder, given=_as_text(given.lines))
+            text = _as_text(given.lines)
+            return run_uv(arguments, environ=environ, folder=given.folder, given=text, stop=self._stop)
 
     def _preference_arguments(self, folder: Path) -> list[str]:
         assert self._preferences is not None
@@ -502,85 +500,6 @@ def _names_without_wheels(text: str) -> list[str]:
 
 def _is_build_failure(text: str) -> bool:
     return bool(re.search(r"[Ff]ailed to build|[Bb]uild backend|Failed to download and build", text))
-
-
-def _merge(locks: Sequence[Lock], targets: Sequence[Target], given: ResolutionInput) -> Lock:
-    """One lock of those for each target: equal packages once, under a marker where not all have them."""
-    versions: dict[str, dict[tuple[object, ...], list[tuple[Target, LockedPackage]]]] = {}
-    for target, lock in zip(targets, locks, strict=True):
-        for package in lock.packages:
-            identity = (
-                package.version,
-                package.vcs,
-                package.directory,
-                (package.archive.hashes or package.archive.url) if package.archive else None,
-            )
-            versions.setdefault(package.name, {}).setdefault(identity, []).append((target, package))
-    packages = []
-    for by_identity in versions.values():
-        for found in by_identity.values():
-            wheels: dict[str, LockedFile] = {}
-            for _, package in found:
-                for file in package.wheels:
-                    wheels.setdefault(file.filename, file)
-            marker = None
-            if len(found) < len(targets):
-                marker = " or ".join(dict.fromkeys(f"({_short_marker(item, targets)})" for item, _ in found))
-            first = found[0][1]
-            sdist = next((item.sdist for _, item in found if item.sdist), None)
-            packages.append(replace(first, wheels=tuple(wheels.values()), sdist=sdist, marker=marker))
-    minors = sorted({target.python.minor for target in targets})
-    return Lock(
-        packages=tuple(sorted(packages, key=lambda item: (item.name, item.version or ""))),
-        environments=tuple(dict.fromkeys(environment_marker(target) for target in targets)),
-        requires_python=f"==3.{minors[0]}.*" if len(minors) == 1 else f">=3.{minors[0]}",
-        created_by="wain",
-        origin=given.origin,
-    )
-
-
-def _short_marker(target: Target, targets: Sequence[Target]) -> str:
-    """The marker that tells a target from the others of the lock."""
-    parts = []
-    if len({item.python.short for item in targets}) > 1:
-        parts.append(f"python_version == '{target.python.short}'")
-    if len({item.platform.machine for item in targets}) > 1 or not parts:
-        parts.append(f"platform_machine == '{target.platform.machine}'")
-    return " and ".join(parts)
-
-
-def _restrict(lock: Lock, hashes: Mapping[str, frozenset[str]]) -> Lock:
-    """The lock with only those files that the user's hashes allow.
-
-    :raises HashMismatch: when that leaves none of a package.
-    """
-    if not hashes:
-        return lock
-
-    def allowed(file: LockedFile, texts: frozenset[str]) -> bool:
-        told = {f"{name}:{text}" for name, text in file.hashes}
-        # Hashes of another algorithm than the index tells are checked when the file is fetched.
-        comparable = {name for name, _ in file.hashes} & {text.partition(":")[0] for text in texts}
-        return bool(told & texts) or not comparable
-
-    packages = []
-    for package in lock.packages:
-        texts = hashes.get(package.name)
-        if texts:
-            wheels = tuple(file for file in package.wheels if allowed(file, texts))
-            sdist = package.sdist if package.sdist and allowed(package.sdist, texts) else None
-            archive = package.archive
-            gone = (package.wheels or package.sdist) and not wheels and not sdist
-            if gone or (archive is not None and not allowed(archive, texts)):
-                had = {f"{n}:{t}" for f in (*package.wheels, archive) if f for n, t in f.hashes}
-                raise HashMismatch(
-                    f"no file of {package} has a hash that was asked for ({', '.join(sorted(texts))[:300]});"
-                    f" the index has {', '.join(sorted(had))[:300]}",
-                    hint="Correct the --hash if the files were meant to change; if not, do not trust the index.",
-                )
-            package = replace(package, wheels=wheels, sdist=sdist)
-        packages.append(package)
-    return replace(lock, packages=tuple(packages))
 
 
 def _warn_of_several_indexes(lock: Lock, settings: IndexSettings, indexes: PackageIndexes) -> None:

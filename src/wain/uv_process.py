@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -87,10 +88,12 @@ def run_uv(
     folder: Path | None = None,
     given: str = "",
     timeout_seconds: float = 1800,
+    stop: threading.Event | None = None,
 ) -> UvResult:
     """Runs uv to its end. No argument may hold a secret: those go into `environ`.
 
     :param given: its standard input.
+    :param stop: ends it when it is set.
     :raises EngineError: when it is missing, does not start or does not end.
     """
     program = find_uv()
@@ -106,13 +109,22 @@ def run_uv(
         )
     except OSError as error:
         raise EngineError(f"uv does not start: {error.strerror}", hint="Install wain again.") from error
+    deadline = time.monotonic() + timeout_seconds
+    pending: bytes | None = given.encode()
     try:
-        output, errors = process.communicate(given.encode(), timeout=timeout_seconds)
-    except subprocess.TimeoutExpired as error:
-        raise EngineError(
-            f"uv did not finish within {timeout_seconds:.0f} s",
-            hint="Look whether the package index answers, and run it again.",
-        ) from error
+        while True:
+            try:
+                output, errors = process.communicate(pending, timeout=0.25)
+                break
+            except subprocess.TimeoutExpired:
+                pending = None
+            if stop is not None and stop.is_set():
+                raise EngineError("uv was stopped", hint="Another run of it failed or was interrupted.")
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"uv did not finish within {timeout_seconds:.0f} s",
+                    hint="Look whether the package index answers, and run it again.",
+                )
     finally:
         if process.poll() is None:
             process.kill()
