@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wain.compatibility import evaluate_marker, satisfies
 from wain.digest import Digest
 from wain.errors import LockError, ProjectError
-from wain.index import PackageIndexes, Progress, fetch, strip_credentials
-from wain.lock import Lock, LockedPackage, Selected, parse_pylock
+from wain.fetching import Progress, fetch
+from wain.index import PackageIndexes, strip_credentials
+from wain.lock import Lock, Selected, parse_pylock
+from wain.lock_fit import check_pylock, check_uv_lock
 from wain.lockformats import (
     FOREIGN_LOCKS,
     lock_of_requirements,
     read_uv_lock,
     refuse_foreign_lock,
-    uv_metadata,
 )
-from wain.requirements import RequirementLine, Requirements, parse_requirement, read_requirements
+from wain.project_requirements import ProjectRequirements, lock_notes, project_requirements
 from wain.resolve import ResolutionInput, find_interpreter, resolve
 from wain.settings import IndexSettings, WainSettings, index_settings, normalize_name, read_pyproject
 from wain.store import Store, recipe_key
@@ -37,25 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REMEMBERED_SECONDS = 600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectRequirements:
-    """What a project says that it needs."""
-
-    folder: Path
-    requirements: Requirements | None = None
-    """Of requirements.txt, where it is that which counts."""
-    dynamic: bool = False
-    """Whether a build back end decides the dependencies."""
-    lines: tuple[RequirementLine, ...] = ()
-    """All direct requirements for the extras and groups that were asked for."""
-    requires_python: str | None = None
-    has_project: bool = False
-
-    @property
-    def origin(self) -> str:
-        return self.requirements.path.name if self.requirements else "pyproject.toml"
 
 
 def find_lock(project: Path) -> Path | None:
@@ -73,50 +52,6 @@ def find_lock(project: Path) -> Path | None:
                 if workspace:
                     return parent / "uv.lock"
     return None
-
-
-def project_requirements(
-    project: Path, *, extras: Iterable[str] = (), groups: Iterable[str] = ()
-) -> ProjectRequirements:
-    """The direct requirements of a project: requirements.txt, else [project] with extras and groups.
-
-    :raises ProjectError: when there is neither, an extra or group is not known, or a file is malformed.
-    """
-    extras, groups = tuple(map(normalize_name, extras)), tuple(map(normalize_name, groups))
-    path = project / "requirements.txt"
-    if path.is_file():
-        if extras or groups:
-            raise ProjectError(
-                f"{path.name} has no extras and no groups ({', '.join((*extras, *groups))})",
-                hint="Remove it, so that [project] in pyproject.toml counts, or leave the flags out.",
-            )
-        requirements = read_requirements(path)
-        return ProjectRequirements(folder=project, requirements=requirements, lines=requirements.lines)
-    pyproject = read_pyproject(project)
-    table = pyproject.get("project")
-    if not isinstance(table, dict) and not groups:
-        raise ProjectError(
-            f"{project} has neither requirements.txt nor [project] in a pyproject.toml",
-            hint="Write the dependencies into one of them.",
-        )
-    table = table if isinstance(table, dict) else {}
-    dynamic = "dependencies" in table.get("dynamic", []) or "optional-dependencies" in table.get("dynamic", [])
-    texts = [(text, "pyproject.toml [project]") for text in _strings(table, "dependencies")]
-    optional = {normalize_name(name): value for name, value in (table.get("optional-dependencies") or {}).items()}
-    own = normalize_name(str(table.get("name", "")))
-    texts += _extra_texts(own, optional, extras, dynamic=dynamic)
-    tables = {normalize_name(name): value for name, value in pyproject.get("dependency-groups", {}).items()}
-    for group in groups:
-        texts += [(text, f"pyproject.toml group {group}") for text in _group(tables, group, ())]
-    lines = [parse_requirement(text, origin, folder=project) for text, origin in texts]
-    requires_python = table.get("requires-python")
-    return ProjectRequirements(
-        folder=project,
-        dynamic=dynamic,
-        lines=tuple(lines),
-        requires_python=requires_python if isinstance(requires_python, str) else None,
-        has_project=True,
-    )
 
 
 def lock_for(
@@ -217,7 +152,7 @@ def make_lock(
             upgrade=upgrade,
             refresh=refresh,
         )
-    tool: dict[str, JSON] = {"requires": [*_requires(needed)]}
+    tool: dict[str, JSON] = {"requires": [*lock_notes(needed)]}
     if extras:
         tool["extras"] = [*sorted(extras)]
     if groups:
@@ -326,7 +261,7 @@ def _lock_file(
 ) -> Lock:
     if path.name == "uv.lock":
         lock = read_uv_lock(path, project=project)
-        _check_uv_lock(path, project, targets, extras, groups)
+        check_uv_lock(path, project, targets, extras, groups)
         return lock
     lock = Lock.read(path)
     made_with = {
@@ -353,134 +288,8 @@ def _lock_file(
         if (project / "requirements.txt").is_file() or read_pyproject(project).get("project"):
             raise
         return lock  # a lock alone is all that this folder says
-    _check_pylock(lock, path, needed, targets)
+    check_pylock(lock, path, needed, targets)
     return lock
-
-
-def _check_pylock(lock: Lock, path: Path, needed: ProjectRequirements, targets: Sequence[Target]) -> None:
-    hint = "Renew it with wain lock, or with the tool that made it."
-    requires = lock.tool.get("requires")
-    if isinstance(requires, list) and lock.created_by == "wain":
-        now, then = set(_requires(needed)), set(map(str, requires))
-        if now != then:
-            more, less = sorted(now - then), sorted(then - now)
-            told = [f"{needed.origin} now asks for {', '.join(more)}"] if more else []
-            told += [f"it no longer asks for {', '.join(less)}"] if less else []
-            raise LockError(f"{path.name} does not fit the project: {'; '.join(told)}"[:1000], hint=hint)
-    none: frozenset[str] = frozenset()
-    problems: dict[str, None] = {}
-    for target in targets:
-        held: dict[str, list[LockedPackage]] = {}
-        for package in lock.packages:
-            held.setdefault(package.name, []).append(package)
-        for line in needed.lines:
-            if line.name is None or (line.marker and not evaluate_marker(line.marker, target, none, none)):
-                continue
-            packages = held.get(line.name)
-            if packages is None:
-                problems[f"{line.origin} asks for {line.name}, which the lock lacks"] = None
-            elif line.specifier and not any(
-                package.version is None or satisfies(line.specifier, package.version) for package in packages
-            ):
-                has = ", ".join(str(package.version) for package in packages)
-                problems[f"{line.origin} asks for {line.name}{line.specifier}, and the lock has {has}"] = None
-    if problems:
-        raise LockError(f"{path.name} does not fit the project: {'; '.join(problems)}"[:1000], hint=hint)
-
-
-def _check_uv_lock(
-    path: Path, project: Path, targets: Sequence[Target], extras: tuple[str, ...], groups: tuple[str, ...]
-) -> None:
-    """:raises LockError: when what the project requires is not what was locked."""
-    pyproject = read_pyproject(project)
-    table = pyproject.get("project")
-    if not isinstance(table, dict):
-        return
-    metadata = uv_metadata(path, normalize_name(str(table.get("name", ""))), project=project)
-    hint = "Renew it: uv lock"
-    if metadata is None:
-        raise LockError(f"{path.name} was made for another project than {table.get('name')}", hint=hint)
-    if "dependencies" in table.get("dynamic", []):
-        logger.info("%s: a build back end decides the dependencies; whether it fits is not known", path.name)
-        return
-    sources = {normalize_name(name) for name in pyproject.get("tool", {}).get("uv", {}).get("sources", {})}
-    needed = project_requirements_of_pyproject(pyproject, project, extras, groups)
-    then_lines = _uv_requires(metadata, extras, groups)
-    none: frozenset[str] = frozenset()
-    for target in targets:
-        now = {
-            _identity(line, sources)
-            for line in needed
-            if not line.marker or evaluate_marker(line.marker, target, none, none)
-        }
-        then = {
-            _identity(line, sources)
-            for line in then_lines
-            if not line.marker or evaluate_marker(_without_extra(line.marker), target, none, none)
-        }
-        own = normalize_name(str(table.get("name", "")))
-        more = sorted(" ".join(item).strip() for item in now - then if item[0] != own)
-        less = sorted(" ".join(item).strip() for item in then - now if item[0] != own)
-        if more or less:
-            told = [f"pyproject.toml now asks for {', '.join(more)}"] if more else []
-            told += [f"it no longer asks for {', '.join(less)}"] if less else []
-            raise LockError(f"{path.name} does not fit the project: {'; '.join(told)}"[:1000], hint=hint)
-
-
-def project_requirements_of_pyproject(
-    pyproject: Mapping[str, Any], project: Path, extras: Iterable[str], groups: Iterable[str]
-) -> tuple[RequirementLine, ...]:
-    """The direct requirements in pyproject.toml, whatever requirements.txt says."""
-    table = pyproject.get("project", {})
-    optional = {normalize_name(name): value for name, value in (table.get("optional-dependencies") or {}).items()}
-    tables = {normalize_name(name): value for name, value in pyproject.get("dependency-groups", {}).items()}
-    texts = [(text, "pyproject.toml") for text in _strings(table, "dependencies")]
-    texts += _extra_texts(normalize_name(str(table.get("name", ""))), optional, tuple(extras), dynamic=False)
-    for group in groups:
-        texts += [(text, f"pyproject.toml group {group}") for text in _group(tables, group, ())]
-    return tuple(parse_requirement(text, origin, folder=project) for text, origin in texts)
-
-
-def _uv_requires(
-    metadata: Mapping[str, Any], extras: tuple[str, ...], groups: tuple[str, ...]
-) -> list[RequirementLine]:
-    lines = []
-    entries = [(item, "") for item in metadata.get("requires-dist", [])]
-    requires_dev = {normalize_name(name): items for name, items in metadata.get("requires-dev", {}).items()}
-    for group in groups:
-        entries += [(item, group) for item in requires_dev.get(group, [])]
-    for item, _ in entries:
-        marker = item.get("marker")
-        if marker and "extra ==" in marker and not any(f"extra == '{extra}'" in marker for extra in extras):
-            continue
-        lines.append(
-            RequirementLine(
-                text=str(item["name"]),
-                origin="uv.lock",
-                name=normalize_name(item["name"]),
-                specifier=str(item.get("specifier", "")),
-                extras=tuple(sorted(normalize_name(extra) for extra in item.get("extras", ()))),
-                marker=marker,
-            )
-        )
-    return lines
-
-
-def _without_extra(marker: str) -> str:
-    return re.sub(r"extra == '[^']*'", "python_version != '0'", marker)
-
-
-def _identity(line: RequirementLine, sources: set[str]) -> tuple[str, str, str]:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    name = line.name or line.text
-    extras = f"[{','.join(line.extras)}]" if line.extras else ""
-    if name in sources or line.url:
-        return name, extras, ""
-    try:
-        return name, extras, str(SpecifierSet(line.specifier))
-    except InvalidSpecifier:
-        return name, extras, line.specifier
 
 
 def _resolution_input(
@@ -608,73 +417,6 @@ def _resolution_key(
             ],
         }
     )
-
-
-def _requires(needed: ProjectRequirements) -> list[str]:
-    """The direct requirements as a lock notes them: normalised, sorted, without credentials."""
-    found = set()
-    for line in needed.lines:
-        extras = f"[{','.join(line.extras)}]" if line.extras else ""
-        body = f"{line.name or ''}{extras}{line.specifier}"
-        if line.url:
-            url = line.url
-            if url.startswith("/"):
-                url = Path(os.path.relpath(url, needed.folder.absolute())).as_posix()
-            body = f"{line.name or ''}{extras} @ {strip_credentials(url) if '://' in url else url}".strip()
-        found.add(body + (f"; {line.marker}" if line.marker else ""))
-    return sorted(found)
-
-
-def _extra_texts(
-    own: str, optional: Mapping[str, object], extras: tuple[str, ...], *, dynamic: bool
-) -> list[tuple[str, str]]:
-    """Requirements of extras; an extra that names the project itself with extras is followed."""
-    texts: list[tuple[str, str]] = []
-    todo, seen = list(extras), set(extras)
-    while todo:
-        extra = todo.pop(0)
-        if extra not in optional:
-            if dynamic:
-                continue
-            known = ", ".join(sorted(optional)) or "none"
-            raise ProjectError(f"the project has no extra {extra}", hint=f"It has: {known}.")
-        for text in _strings(optional, extra):
-            match = re.match(r"\s*([A-Za-z0-9._-]+)\s*\[([^\]]*)\]\s*$", text)
-            if match and own and normalize_name(match[1]) == own:
-                more = [normalize_name(name.strip()) for name in match[2].split(",") if name.strip()]
-                todo += [name for name in more if name not in seen]
-                seen.update(more)
-            else:
-                texts.append((text, f"pyproject.toml extra {extra}"))
-    return texts
-
-
-def _group(tables: Mapping[str, Any], name: str, path: tuple[str, ...]) -> list[str]:
-    """A dependency group's requirements with those of the groups it includes.
-
-    Source: PyPA specifications, dependency groups.
-    """
-    if name in path:
-        raise ProjectError(f"the group {name} includes itself", hint="Remove one include-group.")
-    if name not in tables:
-        known = ", ".join(sorted(tables)) or "none"
-        raise ProjectError(f"the project has no group {name}", hint=f"It has: {known}.")
-    texts: list[str] = []
-    for item in _list(tables[name]):
-        if isinstance(item, str):
-            texts.append(item)
-        elif isinstance(item, Mapping) and isinstance(item.get("include-group"), str):
-            texts += _group(tables, normalize_name(item["include-group"]), (*path, name))
-        else:
-            raise ProjectError(f"the group {name} holds what is no requirement", hint="Mend it.")
-    return texts
-
-
-def _strings(table: Mapping[str, Any], key: str) -> list[str]:
-    value = table.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ProjectError(f"{key} in pyproject.toml is no list of strings", hint="Mend it.")
-    return list(value)
 
 
 def _list(value: object) -> list[Any]:

@@ -17,8 +17,9 @@ from wain.choose import PythonChoice, choose_python
 from wain.debian import SUITES, BaseLock, Mirrors, base_image, debian_mirrors, resolve_base
 from wain.digest import Digest
 from wain.errors import DebianError, LockError, PythonError, StoreError, UsageError
+from wain.fetching import Progress
 from wain.image import Image, Index
-from wain.index import PackageIndexes, Progress
+from wain.index import PackageIndexes
 from wain.lock import Lock, Selected
 from wain.locking import fetch_selected, find_lock, lock_for, make_lock, select_for
 from wain.names import ArchiveReference, RegistryReference, parse_reference

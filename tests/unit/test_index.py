@@ -21,7 +21,8 @@ from wain.errors import (
     TransferError,
     UnknownDistribution,
 )
-from wain.index import LockedFile, PackageIndexes, fetch
+from wain.fetching import fetch
+from wain.index import LockedFile, PackageIndexes
 from wain.index_credentials import IndexCredentials
 from wain.index_pages import distribution_of, parse_page
 from wain.settings import IndexSettings
