@@ -21,6 +21,7 @@ from tests.real.machines.trixie import (
     serve_containerd,
     trixie_root,
 )
+from tests.real.machines.wain import Wain
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +134,9 @@ def base_debian_bookworm() -> Base:
 def base_official() -> Base:
     """Like `python:3.13-slim-trixie`: CPython and pip under /usr/local."""
     return official_like_base("3.13")
+
+
+@pytest.fixture(scope="session")
+def wain(index_front: IndexFront, tmp_path_factory: pytest.TempPathFactory) -> Wain:
+    """The `wain` command with an empty store, on the front of the package index."""
+    return Wain(store=tmp_path_factory.mktemp("store"), env=index_front.pip_env)

@@ -111,11 +111,18 @@ class Docker:
         timeout_seconds: float = 120,
         check: bool = True,
     ) -> Finished:
-        """`docker run --rm --network host` to its end; `options` are more of docker's flags."""
-        return self.cli(
-            "run", "--rm", "--network=host", *options, image, *arguments,
-            timeout_seconds=timeout_seconds, check=check,
-        )  # fmt: skip
+        """`docker run --network host` to its end; `options` are more of docker's flags.
+
+        The container is gone afterwards, also where it took longer than `timeout_seconds`.
+        """
+        name = f"wain-tests-{uuid.uuid4().hex[:12]}"
+        try:
+            return self.cli(
+                "run", "--network=host", "--name", name, *options, image, *arguments,
+                timeout_seconds=timeout_seconds, check=check,
+            )  # fmt: skip
+        finally:
+            self.cli("rm", "--force", name, check=False)
 
     @contextlib.contextmanager
     def serve(self, image: str, *arguments: str, options: Sequence[str] = ()) -> Iterator[Container]:

@@ -132,9 +132,16 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove `path` and all below it; it stays within that file system and need not exist."""
-    if path.exists():
-        shutil.rmtree(path)
+    """Remove `path` and all below it; it need not exist, and others may still be removing parts of it."""
+    for attempt in range(20):
+        try:
+            if path.exists():
+                shutil.rmtree(path)
+            return
+        except OSError:
+            if attempt == 19:
+                raise
+            time.sleep(0.1)
 
 
 def free_port() -> int:
