@@ -30,6 +30,7 @@ from wain.store import Store, recipe_key
 if TYPE_CHECKING:
     from wain.oci import JSON
     from wain.platforms import Target
+    from wain.requirements import Requirements
     from wain.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,30 @@ def lock_for(
         indexes=indexes,
         refresh=refresh,
     )
+
+
+def lock_for_requirements(
+    requirements: Requirements,
+    *,
+    targets: Sequence[Target],
+    settings: IndexSettings,
+    store: Store,
+    transport: Transport,
+    refresh: bool = False,
+) -> Lock:
+    """The lock of requirements that belong to no project: themselves where all are pinned and hashed, else a
+    resolution, which is remembered for ten minutes.
+
+    :raises ResolutionError: when nothing fits; `UnknownDistribution` and `NoWheel` are more exact.
+    :raises HashMismatch: when the user's hashes leave no file.
+    """
+    folder = requirements.path.parent.absolute()
+    needed = ProjectRequirements(folder=folder, requirements=requirements, lines=requirements.lines)
+    settings = _with_file_options(settings, needed)
+    indexes = PackageIndexes(settings, store=store, transport=transport, folder=folder)
+    if requirements.is_locked:
+        return lock_of_requirements(requirements, targets=targets, indexes=indexes)
+    return _resolved(folder, needed, targets, (), (), settings=settings, store=store, indexes=indexes, refresh=refresh)
 
 
 def make_lock(
@@ -386,6 +411,9 @@ def _resolution_key(
         files = [*needed.requirements.files]
     files += [project / name for name in (*settings.constraints, *settings.build_constraints)]
     contents: list[JSON] = []
+    if needed.requirements is not None:
+        texts = "\n".join(line.text for line in (*needed.requirements.lines, *needed.requirements.constraints))
+        contents.append(["lines", hashlib.sha256(texts.encode()).hexdigest()])
     for path in files:
         try:
             contents.append([path.name, hashlib.sha256(path.read_bytes()).hexdigest()])
