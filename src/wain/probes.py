@@ -424,14 +424,17 @@ def find_libraries(rootfs: Rootfs, environment: Mapping[str, str], libc: str) ->
     libraries: dict[str, SharedLibrary] = {}
     for folder in _library_folders(rootfs, environment, libc):
         node = rootfs.get(folder)
-        for name in sorted(node.children if node else ()):
+        if node is None:
+            continue
+        for name in sorted(node.children):
             if ".so" not in name or name in libraries:
                 continue
             found = rootfs.find(f"{folder}/{name}")
             if found is None or found[1].elf is None:
                 continue
             elf = found[1].elf
-            if elf.soname in (name, ""):
+            # The loader takes any name; nothing asks for a full version's (libz.so.1.2.13) beside its soname.
+            if elf.soname in (name, "") or node.children[name].kind == "symlink":
                 libraries[name] = SharedLibrary(directory=folder, provides=elf.provides)
     return dict(sorted(libraries.items()))
 
