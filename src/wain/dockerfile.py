@@ -72,8 +72,17 @@ class SourceMap:
 
     def span(self, start: int, end: int) -> Span:
         """The file's span of the joined text's `[start, end)`; continuations within it are part of it."""
-        first = self.offset(start)
-        return Span(first, self.offset(end - 1) + 1 if end > start else first)
+        joined = self._joined
+        if len(joined) == 1:
+            base = self._source[0]
+            return Span(base + start, base + end)
+        index = bisect_right(joined, start) - 1
+        first = self._source[index] + start - joined[index]
+        if end <= start:
+            return Span(first, first)
+        if index + 1 == len(joined) or end <= joined[index + 1]:
+            return Span(first, first + end - start)
+        return Span(first, self.offset(end - 1) + 1)
 
     def shifted(self, start: int) -> SourceMap:
         """The map of the joined text's tail that begins at `start`."""

@@ -10,6 +10,7 @@ dnf and npm; pip's switches are held to pip itself by a test.
 from __future__ import annotations
 
 import configparser
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,11 +87,13 @@ class Invocation:
         return value.rstrip("/") or "/"
 
 
+@functools.lru_cache(maxsize=4096)
 def is_pip(program: str) -> bool:
     """Whether a program's name is pip's: pip, pip3, pip3.12."""
     return _PIP_PROGRAM.match(program) is not None
 
 
+@functools.lru_cache(maxsize=4096)
 def is_python(program: str) -> bool:
     """Whether a program's name is an interpreter's."""
     return _PYTHON_PROGRAM.match(program) is not None
@@ -151,7 +154,7 @@ _PIP_SWITCHES = frozenset(
     "--force-reinstall --ignore-installed --ignore-requires-python --no-build-isolation --use-pep517 --no-use-pep517 "
     "--check-build-dependencies --break-system-packages --compile --no-compile --no-warn-script-location "
     "--no-warn-conflicts --prefer-binary --require-hashes --no-clean --no-index --process-dependency-links "
-    "--no-verify".split()
+    "--no-verify --global --site --editor".split()
 )
 _PIP_SHORT_VALUES = {
     "r": "--requirement",
@@ -178,9 +181,14 @@ _PIP_FILLING = frozenset({"install", "wheel", "download", "lock", "index"})
 
 def pip_call(argv: Sequence[str | None]) -> PipCall | None:
     """pip's command line in `pip ...`, `python -m pip ...` or `pipenv run pip ...`'s argv; None where it is not pip."""
-    if not argv:
+    if not argv or argv[0] is None:
         return None
-    program = (argv[0] or "").rpartition("/")[2]
+    program = argv[0].rpartition("/")[2]
+    return _pip_call(tuple(argv), program) if is_pip(program) or is_python(program) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _pip_call(argv: tuple[str | None, ...], program: str) -> PipCall | None:
     if is_pip(program):
         start = 1
     elif is_python(program):
@@ -539,7 +547,7 @@ def _pdm_use(call: Invocation) -> CacheUse | None:
         enabled = None
     elif off.lower() in _UV_TRUE:
         enabled, switch = False, Setting(kind="variable", name="PDM_NO_CACHE")
-    if any(name in {"-n", "--no-cache"} for name, _ in found):
+    if any(name == "--no-cache" for name, _ in found):
         enabled, switch = False, Setting(kind="flag", name="--no-cache")
     return CacheUse(tool="pdm", verb=verb, enabled=enabled, folders=(folder,), home=folder, switch=switch, place=place)
 

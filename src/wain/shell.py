@@ -408,8 +408,9 @@ class _Builder:
     def span(self, node: Node) -> Span:
         if self.source_map is None:
             return self.within
-        start, end = self.bounds(node)
-        return self.source_map.span(start, end)
+        if self.table is None:
+            return self.source_map.span(node.start_byte, node.end_byte)
+        return self.source_map.span(self.table[node.start_byte], self.table[node.end_byte])
 
     def block(self, nodes: list[Node]) -> list[Statement]:
         statements: list[Statement] = []
@@ -685,7 +686,8 @@ class _Builder:
         if kind == "word" or kind == "number":
             if "\\" not in text:
                 parts: tuple[Part, ...] = (Literal(text, False),)
-                return Word(parts=parts, span=self.span(node), inner=start)
+                span = self.within if self.source_map is None else self.source_map.span(start, end)
+                return Word(parts=parts, span=span, inner=start)
             return Word(parts=tuple(_unescape(text)), span=self.span(node), inner=None)
         if kind == "raw_string":
             return Word(parts=(Literal(text[1:-1], True),), span=self.span(node), inner=start + 1)

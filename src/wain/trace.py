@@ -322,9 +322,9 @@ class _Follower:
         if keyword in {"ARG", "ENV"}:
             it.scope.apply(instruction)
         elif keyword == "USER" and instruction.words:
-            it.user = self.user(self.expand(instruction.words[0].value))
+            it.user = self.user(it.scope.expand(instruction.words[0].value, instruction).value)
         elif keyword == "WORKDIR" and instruction.words:
-            it.workdir = absolute(self.expand(instruction.words[0].value), it.workdir)
+            it.workdir = absolute(it.scope.expand(instruction.words[0].value, instruction).value, it.workdir)
         elif keyword == "SHELL" and instruction.is_json:
             it.shell = instruction.values
         elif keyword in {"COPY", "ADD"}:

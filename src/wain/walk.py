@@ -7,7 +7,7 @@ it runs: a call whose branch begins with another's runs only where that one's pl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wain.dockerfile import Span
 from wain.installers import is_pip, is_python
@@ -127,6 +127,7 @@ class Walker:
         self.nesting = 0
         self.current: Script | None = None
         self.piped: str | None = None
+        self.order_offset = 0
 
     def script(self, script: Script, branch: tuple[int, ...] = ()) -> None:
         """Walk a script in the current state."""
@@ -542,7 +543,7 @@ class Walker:
             user=user,
             home=home,
             branch=branch,
-            order=len(self.calls),
+            order=self.order_offset + len(self.calls),
             redirections=command.redirections,
             wrappers=wrappers,
             command_span=command.span,
@@ -553,10 +554,9 @@ class Walker:
         self.on_call(call)
         if argv and argv[0] == "trap" and len(argv) > 2 and "EXIT" in argv[2:] and argv[1]:
             # What a trap runs at the end comes after everything else.
-            position = len(self.calls)
+            self.order_offset += _CALL_LIMIT * 2
             self.nested(argv[1], None, command, branch, wrappers, env, cwd, user)
-            for index in range(position, len(self.calls)):
-                self.calls[index] = replace(self.calls[index], order=_CALL_LIMIT * 2 + index)
+            self.order_offset -= _CALL_LIMIT * 2
 
 
 def _given(argv: tuple[str | None, ...]) -> set[str]:

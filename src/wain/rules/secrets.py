@@ -9,9 +9,7 @@ _NAME = re.compile(
     r"(^|_)(PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIALS?|AUTH_?KEY|PAT)$",
     re.IGNORECASE,
 )
-_CREDENTIALS = re.compile(
-    r"[a-z][a-z0-9+.-]*://([^\\s/@:\"'<>]+)(?::([^\\s/@\"'<>]*))?@([A-Za-z0-9.-]+|\\$\\{?\\w+\\}?)"
-)
+_CREDENTIALS = re.compile(r"[a-z][a-z0-9+.-]*://([^\s/@:\"'<>]+)(?::([^\s/@\"'<>]*))?@([A-Za-z0-9.-]+|\$\{?\w+\}?)")
 _PLACEHOLDERS = frozenset(
     "changeme change-me change_me dummy example placeholder xxx todo none null false true test unset build notset "
     "replace-me password secret".split()
