@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _NEWEST_GLIBC = 40
 _OLDEST_GLIBC = {"x86_64": 17, "aarch64": 17}
 _MAX_REASON = 1500
+_MAX_NAMES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -518,9 +519,13 @@ def _warn_of_several_indexes(lock: Lock, settings: IndexSettings, indexes: Packa
     several = [name for name in names if len(found[name]) > 1]
     if several:
         places = sorted({place for name in several for place in found[name]})
+        shown = ", ".join(several[:_MAX_NAMES])
+        if len(several) > _MAX_NAMES:
+            shown += f" and {len(several) - _MAX_NAMES} more (-v names them)"
+            logger.info("on several indexes: %s", ", ".join(several))
         logger.warning(
             "%d packages are on several indexes (%s), and the best version of all is taken: %s",
             len(several),
             ", ".join(places),
-            ", ".join(several),
+            shown,
         )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ from wain.locking import fetch_selected, lock_for, make_lock, select_for
 from wain.platforms import Platform, PythonVersion, Target
 from wain.requirements import parse_requirement
 from wain.resolve import _line_text, find_interpreter, python_platform
-from wain.settings import IndexSettings
+from wain.settings import IndexSettings, index_settings
 from wain.store import Store
 from wain.transport import HttpSettings, Transport
 
@@ -547,6 +549,131 @@ def test_an_sdist_is_looked_at_only_with_a_python_of_the_targets_minor(
         bench.lock()
     with pytest.raises(NoWheel, match="only-binary forbids"):
         bench.lock(settings=replace(bench.settings, only_binary=(":all:",)))
+
+
+def make_sdist(name: str, version: str, *, static: bool) -> tuple[str, bytes]:
+    """An sdist whose back end comes with it, and which requires what the Python that runs it is called."""
+    top = f"{name}-{version}"
+    metadata = f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n"
+    backend = f"""import os, sys, zipfile
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    info = "{top}.dist-info"
+    os.mkdir(os.path.join(folder, info))
+    with open(os.path.join(folder, info, "METADATA"), "w") as stream:
+        stream.write("Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+        stream.write("Requires-Dist: ran-on-%d-%d\\n" % sys.version_info[:2])
+    return info
+def build_wheel(*args, **options):
+    raise SystemExit("no wheel is wanted")
+"""
+    project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    if not static:
+        metadata += "Dynamic: Requires-Dist\n"
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for path, text in (("PKG-INFO", metadata), ("pyproject.toml", project), ("backend.py", backend)):
+            member = tarfile.TarInfo(f"{top}/{path}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return f"{top}.tar.gz", stream.getvalue()
+
+
+RUNNING = PythonVersion(major=sys.version_info[0], minor=sys.version_info[1], patch=sys.version_info[2])
+
+
+def test_an_sdist_says_what_it_requires_on_the_right_python_and_is_reported(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.index.put("src", *make_sdist("src", "1.0", static=False))
+    needed = f"ran-on-{RUNNING.major}-{RUNNING.minor}"
+    bench.index.add(needed, "1.0")
+    bench.write("requirements.txt", "src\n")
+    here = target(python=str(RUNNING))
+    found = bench.select(bench.lock(here), here)
+    assert found["src"].kind == "sdist"
+    assert set(found) == {"src", needed}
+    assert "src 1.0: no wheel fits linux/amd64, so an sdist is locked and will be built" in caplog.text
+    with pytest.raises(NoWheel, match=r"src has no wheel for .*: there are none, and sdists|src has no wheel"):
+        bench.lock(here, settings=replace(bench.settings, only_binary=(":all:",)))
+
+
+def test_no_sdist_is_run_on_another_python(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.index.put("src", *make_sdist("src", "1.0", static=False))
+    bench.index.add(f"ran-on-{RUNNING.major}-{RUNNING.minor}", "1.0")
+    bench.write("requirements.txt", "src\n")
+    monkeypatch.setattr("wain.resolve.find_interpreter", lambda minor, store: None)
+    with pytest.raises(NoWheel, match="src has no wheel for"):
+        bench.lock(target(python="3.13.5"))
+
+
+def test_an_older_wheel_is_taken_before_a_newer_sdist(bench: Bench) -> None:
+    bench.index.put("src", *make_sdist("src", "2.0", static=True))
+    bench.index.add("src", "1.0")
+    bench.write("requirements.txt", "src\n")
+    here = target(python=str(RUNNING))
+    found = bench.select(bench.lock(here), here)["src"]
+    assert (found.kind, found.version) == ("wheel", "1.0")
+
+
+def test_a_folder_with_dynamic_requirements_is_asked(bench: Bench) -> None:
+    bench.index.add("a", "1.0")
+    bench.write("setup.py", "raise SystemExit")
+    (bench.project / "local").mkdir()
+    bench.write("local/pyproject.toml", '[project]\nname = "local"\nversion = "1"\ndependencies = ["a"]\n')
+    bench.write("requirements.txt", "./local\n")
+    here = target(python=str(RUNNING))
+    found = bench.select(bench.lock(here), here)
+    assert {name: item.kind for name, item in found.items()} == {"a": "wheel", "local": "directory"}
+    assert found["local"].package.directory is not None
+    assert found["local"].package.directory.path == str(bench.project / "local")
+
+
+# uv's own configuration
+
+
+def test_uvs_configuration_keeps_uvs_meaning(bench: Bench) -> None:
+    with serve_index() as other:
+        bench.index.add("a", "1.0")
+        other.add("a", "2.0")
+        other.add("b", "1.0")
+        bench.write(
+            "pyproject.toml",
+            f"""[project]
+name = "x"
+version = "1"
+dependencies = ["a", "b"]
+[[tool.uv.index]]
+url = "{bench.index.simple}"
+[[tool.uv.index]]
+url = "{other.simple}"
+default = true
+""",
+        )
+        settings = index_settings(bench.project)
+        assert settings.uv_configuration
+        found = bench.select(bench.lock(settings=settings))
+        assert {name: item.version for name, item in found.items()} == {"a": "1.0", "b": "1.0"}
+
+
+def test_a_named_index_gets_its_password_by_environment(private: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_INDEX_CORP_USERNAME", "me")
+    monkeypatch.setenv("UV_INDEX_CORP_PASSWORD", SECRET)
+    private.write(
+        "pyproject.toml",
+        f"""[project]
+name = "x"
+version = "1"
+dependencies = ["a"]
+[[tool.uv.index]]
+name = "corp"
+url = "{private.index.simple}"
+default = true
+""",
+    )
+    settings = index_settings(private.project)
+    chosen = private.select(private.lock(settings=settings)).values()
+    fetched = fetch_selected(chosen, store=private.store, transport=private.transport, settings=settings)
+    assert len(fetched) == 2
 
 
 def test_find_interpreter(bench: Bench) -> None:
