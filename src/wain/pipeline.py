@@ -185,9 +185,9 @@ def plan(request: Request, workshop: Workshop) -> Plan:
     found = find_lock(project.path)
     early = Lock.read(found) if found is not None and found.name == "pylock.toml" else None
     choice = choose_base(project, settings, request, early)
-    workshop.say(_told(choice))
     images = _bases(choice, _platforms(request, settings, early), request, settings, early, workshop)
     facts = tuple(base_facts(image, workshop.store) for image in images)
+    workshop.say(_told(choice, facts[0]))
     for fact in facts:
         if choice.python.is_firm and fact.python.short != choice.python.minor:
             raise PythonError(
@@ -595,6 +595,7 @@ def _mirrors(settings: WainSettings) -> Mirrors | None:
     return debian_mirrors(settings.debian_mirrors)
 
 
-def _told(choice: BaseChoice) -> str:
-    kind = "the built-in base" if choice.suite else "the base"
-    return f"Python {choice.python.minor} ({choice.python.reason}) on {kind} {choice.name}"
+def _told(choice: BaseChoice, facts: BaseFacts | None = None) -> str:
+    if choice.suite is None:
+        return f"base {choice.name}" + (f", which has Python {facts.python}" if facts else "")
+    return f"base {choice.name}, made of Debian packages: Python {choice.python.minor} ({choice.python.reason})"

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     with open_workshop(args, Path(args.path)) as workshop:
         request = project_request(args, labels=labels)
         decided = plan(request, workshop)
-        names = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
+        names: list[str] = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
         destinations = _destinations(args, decided.project.name, names)
         if args.dry_run:
             _print_plan(console, decided, destinations)
@@ -76,6 +76,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _destinations(args: argparse.Namespace, name: str, names: Sequence[str]) -> list[str]:
+    from wain.names import parse_reference, parse_registry_reference
+
     destinations = list(args.output)
     if (args.push or args.load) and not args.tag:
         raise UsageError("--push and --load need a name", hint="Give one with -t registry.example/app:1.")
@@ -83,6 +85,10 @@ def _destinations(args: argparse.Namespace, name: str, names: Sequence[str]) -> 
         destinations += args.tag
     if args.load:
         destinations += [f"daemon:{tag}" for tag in args.tag]
+    for destination in destinations:
+        parse_reference(destination)
+    for tag in names:
+        parse_registry_reference(tag)
     return destinations or [f"archive:dist/{name}.tar"]
 
 

@@ -1,0 +1,354 @@
+"""`wain build` from a project to an image, on a made base and a made index: what it gives, asks for and tells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.index_server import Index, serve_index
+from tests.unit.layer_maker import make_layer
+from tests.unit.test_bases import glibc, image_of, official
+from wain.commands.main import main
+from wain.digest import Digest
+from wain.image import Image, check_image
+from wain.layout import write as write_layout
+from wain.names import LayoutReference
+from wain.oci import load_json
+from wain.transfer import read_image
+
+APP = "print('hello')\n"
+
+
+@pytest.fixture
+def index() -> Iterator[Index]:
+    with serve_index() as served:
+        served.add("alpha", "1.0", requires=["beta>=1"])
+        served.add("beta", "1.5")
+        yield served
+
+
+class Wain:
+    """Runs the command in this process, in a folder of its own, with nothing of the machine's settings."""
+
+    def __init__(self, folder: Path, index: Index, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self.index = index
+        self.capsys = capsys
+        self.project = folder / "thing"
+        self.project.mkdir()
+        (self.project / "app.py").write_text(APP)
+        (self.project / "requirements.txt").write_text("alpha\n")
+        self.out = self.err = ""
+        self.base = folder / "base"
+        image = image_of(
+            make_layer([*glibc(), *official()]), env=("PATH=/usr/local/bin:/usr/bin:/bin", "PYTHON_VERSION=3.13.5")
+        )
+        write_layout(image, LayoutReference(path=self.base, tag="1"))
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        """What is printed on standard output; fails where the exit code is another."""
+        self.capsys.readouterr()
+        found = main([*words, "--cache-dir", str(self.folder / "cache")])
+        logging.getLogger("wain").handlers = []
+        self.out, self.err = self.capsys.readouterr()
+        assert found == code, self.err
+        return self.out.strip()
+
+    def build(self, *words: str, code: int = 0, index_url: str | None = None) -> str:
+        """Builds the project into the layout `out`, unless the words say otherwise."""
+        return self(
+            "build",
+            str(self.project),
+            "--base",
+            f"oci:{self.base}:1",
+            "-o",
+            f"oci:{self.folder / 'out'}:1",
+            "--index-url",
+            index_url or self.index.simple,
+            *words,
+            code=code,
+        )
+
+    def image(self) -> Image:
+        found = read_image(f"oci:{self.folder / 'out'}:1")
+        assert isinstance(found, Image)
+        return found
+
+
+@pytest.fixture
+def wain(
+    tmp_path: Path, index: Index, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Wain]:
+    for name in list(os.environ):
+        if name.startswith(("PIP_", "UV_", "WAIN_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    yield Wain(tmp_path, index, capsys)
+    logging.getLogger("wain").propagate = True
+    logging.getLogger("wain").setLevel(logging.NOTSET)
+
+
+def _files(image: Image, folder: Path) -> dict[str, tarfile.TarInfo]:
+    """Every entry of every layer by other programs' means, each layer's diff ID checked with zcat and sha256sum."""
+    found: dict[str, tarfile.TarInfo] = {}
+    for number, layer in enumerate(image.layers):
+        blob = folder / f"blob-{number}.gz"
+        with layer.open() as source, blob.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+        told = subprocess.run(f"zcat {blob} | sha256sum", shell=True, capture_output=True, text=True, check=True)
+        assert layer.diff_id.hex == told.stdout.split()[0]
+        with tarfile.open(blob) as archive:
+            found |= {member.name: member for member in archive}
+    return found
+
+
+def test_an_image_of_a_project(wain: Wain, tmp_path: Path) -> None:
+    digest = wain.build()
+    image = wain.image()
+    check_image(image)
+    assert digest == image.digest
+    files = _files(image, tmp_path)
+    site = "opt/venv/lib/python3.13/site-packages"
+    assert {f"{site}/alpha/__init__.py", f"{site}/beta/__init__.py", "app/app.py", "opt/venv/pyvenv.cfg"} <= set(files)
+    assert files["opt/venv/bin/python"].linkname == "/usr/local/bin/python3.13"
+    assert not [name for name in files if name.endswith(".pyc") or "__pycache__" in name or "REQUESTED" in name]
+    home = files["home/nonroot"]
+    assert (home.mode, home.uid, home.gid) == (0o770, 65532, 0)
+    runtime = image.config.runtime
+    assert runtime.entrypoint == ("python", "app.py")
+    assert runtime.user == "65532:65532"
+    assert runtime.working_dir == "/app"
+    assert runtime.environment()["PATH"] == "/opt/venv/bin:/usr/local/bin:/usr/bin:/bin"
+    assert image.config.created == "2023-11-14T22:13:20Z"
+    history = [item.created_by for item in image.config.history if item.comment == "wain"]
+    assert "alpha 1.0, beta 1.5" in str(history[0])
+    assert "alpha 1.0, beta 1.5" in wain.err
+
+
+def test_the_same_again_is_the_same_without_a_request(wain: Wain) -> None:
+    first = wain.build()
+    asked = len(wain.index.requests)
+    assert wain.build() == first
+    assert len(wain.index.requests) == asked
+    assert "cached" in wain.err
+
+
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        lambda monkeypatch: monkeypatch.setenv("TZ", "Asia/Kathmandu"),
+        lambda monkeypatch: monkeypatch.setenv("LC_ALL", "C"),
+        lambda monkeypatch: os.umask(0o077),
+        lambda monkeypatch: monkeypatch.setenv("SOURCE_DATE_EPOCH", "1"),
+        lambda monkeypatch: monkeypatch.chdir("/"),
+        lambda monkeypatch: monkeypatch.setenv("HOME", "/nonexistent"),
+    ],
+    ids=["zone", "locale", "umask", "time", "folder", "home"],
+)
+def test_what_does_not_matter_changes_no_dependency_layer(
+    wain: Wain, monkeypatch: pytest.MonkeyPatch, disturb: Callable[[pytest.MonkeyPatch], object]
+) -> None:
+    wain.build()
+    before = [layer.digest for layer in wain.image().layers[:-1]]
+    shutil.rmtree(wain.folder / "cache")
+    mask = os.umask(0)
+    os.umask(mask)
+    try:
+        disturb(monkeypatch)
+        wain.build()
+    finally:
+        os.umask(mask)
+    assert [layer.digest for layer in wain.image().layers[:-1]] == before
+
+
+def test_a_bump_changes_one_dependency_layer(wain: Wain) -> None:
+    wain.build()
+    before = wain.image().layers
+    wain.index.add("beta", "1.6", content=b"new = True\n")
+    wain.build("--refresh")
+    after = wain.image().layers
+    assert len(after) == len(before)
+    assert len({layer.digest for layer in after} - {layer.digest for layer in before}) == 1
+
+
+def test_an_archive_that_is_as_it_was_is_left_alone(wain: Wain) -> None:
+    target = wain.folder / "out.tar"
+    first = wain.build("-o", str(target))
+    state = target.stat()
+    assert wain.build("-o", str(target)) == first
+    assert target.stat().st_mtime_ns == state.st_mtime_ns
+    target.write_bytes(b"broken")
+    assert wain.build("-o", str(target)) == first
+    assert target.stat().st_size == state.st_size
+
+
+def test_metadata_file_and_dry_run(wain: Wain) -> None:
+    document = wain.folder / "meta.json"
+    assert wain.build("--dry-run", "--metadata-file", str(document)) == ""
+    assert not document.exists()
+    assert not (wain.folder / "out").exists()
+    assert "alpha-1.0-py3-none-any.whl" in wain.err
+    digest = wain.build("--metadata-file", str(document))
+    told = load_json(document.read_bytes(), "metadata")
+    assert told["digest"] == digest
+
+
+def test_a_lock_makes_the_build_independent_of_the_index(wain: Wain) -> None:
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
+    locked = (wain.project / "pylock.toml").read_text()
+    assert "alpha" in locked
+    digest = wain.build("--locked")
+    wain.index.add("beta", "1.6")
+    wain.index.requests.clear()
+    assert wain.build("--locked", "--refresh") == digest
+    assert wain.index.requests == []
+    (wain.project / "requirements.txt").write_text("alpha\ngamma\n")
+    wain.build("--locked", code=3)
+    assert "wain lock" in wain.err
+
+
+@pytest.mark.parametrize(
+    ("requirements", "words", "code", "told"),
+    [
+        ("gamma\n", (), 5, "gamma"),
+        ("native\n", (), 6, "cp39-cp39-win_amd64"),
+        ("alpha\n", ("--python", "3.13t"), 14, "free-threaded"),
+        ("alpha\n", ("--python", "3.12"), 14, "3.12"),
+        ("alpha\n", ("--platform", "linux/sparc9"), 18, "sparc9"),
+        ("alpha\n", ("--platform", "a/b/c/d"), 2, "a/b/c/d"),
+        ("alpha==1.0 --hash=sha256:" + "0" * 64 + "\n", (), 7, "alpha"),
+        ("alpha\n", ("-o", "registry.example/Case"), 2, "lower case"),
+        ("alpha\n", ("--base", "oci:nowhere"), 18, "nowhere"),
+    ],
+    ids=["unknown", "no-wheel", "threaded", "python", "other-platform", "platform", "hash", "destination", "base"],
+)
+def test_each_mistake_has_its_code_and_says_what_to_do(
+    wain: Wain, requirements: str, words: tuple[str, ...], code: int, told: str
+) -> None:
+    wain.index.add("native", "1.0", tag="cp39-cp39-win_amd64")
+    (wain.project / "requirements.txt").write_text(requirements)
+    wain.build(*words, code=code)
+    assert told in wain.err
+    assert wain.err.rstrip().splitlines()[-1].startswith("  "), "a hint comes last"
+    assert "Traceback" not in wain.err
+    assert wain.out == ""
+
+
+def test_a_truncated_download_is_an_error_and_leaves_nothing(wain: Wain) -> None:
+    wain.build("--dry-run")
+    wain.index.cut["alpha-1.0-py3-none-any.whl"] = [100] * 50
+    wain.build("--retries", "0", code=8)
+    assert "alpha-1.0-py3-none-any.whl" in wain.err
+    assert not (wain.folder / "out").exists()
+
+
+def test_bytes_that_are_not_those_promised_are_refused(wain: Wain) -> None:
+    wain.build("--dry-run")
+    name = "beta-1.5-py3-none-any.whl"
+    wain.index.served[name] = wain.index.files["beta"][name][:-1] + b"x"
+    wain.build(code=7)
+    assert name in wain.err
+
+
+def test_no_mirror_is_known(wain: Wain, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wain import debian, pipeline
+
+    monkeypatch.setattr(pipeline, "debian_mirrors", lambda urls=(): debian.debian_mirrors(urls, apt=wain.folder))
+    wain("build", str(wain.project), "--base", "debian:trixie", "--index-url", wain.index.simple, code=16)
+    assert "debian-mirrors" in wain.err
+
+
+def _watch_command_lines(seen: set[bytes], stop: threading.Event) -> None:
+    """Collects the command lines of all processes until it is told to stop."""
+    while not stop.wait(0.002):
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                seen.add(path.read_bytes())
+
+
+def test_credentials_are_nowhere(wain: Wain, tmp_path: Path) -> None:
+    """Neither in the image, the lock, the log at its most talkative, an error, nor in the store."""
+    secret = "p4ss-w0rd-0f-index"
+    wain.index.password = f"carter:{secret}"
+    url = wain.index.with_password()
+    seen: set[bytes] = set()
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch_command_lines, args=(seen, stop))
+    watcher.start()
+    try:
+        wain.build("-vv", index_url=url)
+    finally:
+        stop.set()
+        watcher.join()
+    assert any(b"uv" in line for line in seen), "uv was seen at work"
+    assert not [line for line in seen if secret.encode() in line]
+    told = wain.out + wain.err
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", url, "-vv")
+    told += wain.out + wain.err + (wain.project / "pylock.toml").read_text()
+    (wain.project / "pylock.toml").unlink()
+    (wain.project / "requirements.txt").write_text("gamma\n")
+    wain.build("-vv", index_url=url, code=5)
+    told += wain.out + wain.err
+    assert secret not in told
+    _files(wain.image(), tmp_path)
+    for place in (tmp_path / "out", tmp_path / "cache"):
+        for path in place.rglob("*"):
+            if path.is_file():
+                assert secret.encode() not in path.read_bytes(), path
+    for blob in tmp_path.glob("blob-*.gz"):
+        plain = subprocess.run(["zcat", blob], capture_output=True, check=True).stdout
+        assert secret.encode() not in plain
+
+
+def test_an_interrupt_leaves_no_part_at_the_destination(wain: Wain, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wain import archive
+
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(archive, "_add_blob", interrupted)
+    folder = tmp = wain.folder / "fresh"
+    folder.mkdir()
+    wain.build("-o", str(tmp / "image.tar"), code=130)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_musl_base_takes_pure_wheels_and_says_what_lacks(wain: Wain) -> None:
+    from tests.unit.elf_maker import make_elf
+    from tests.unit.layer_maker import file, symlink
+    from tests.unit.test_bases import MUSL_LOADER, program
+
+    wain.index.add("native", "1.0", tag="cp313-cp313-manylinux_2_17_x86_64")
+    members = [
+        file("lib/ld-musl-x86_64.so.1", make_elf(soname="libc.musl-x86_64.so.1", rodata=b"\x001.2.5\x00"), mode=0o755),
+        program("usr/local/bin/python3.13", loader=MUSL_LOADER, version="3.13.5"),
+        symlink("usr/local/bin/python3", "python3.13"),
+        file("usr/local/lib/python3.13/os.py"),
+        file("usr/local/lib/python3.13/site.py", b"site-packages"),
+        file("usr/local/lib/python3.13/lib-dynload/_json.cpython-313-x86_64-linux-musl.so"),
+    ]
+    image = image_of(make_layer(members), env=("PATH=/usr/local/bin", "PYTHON_VERSION=3.13.5"))
+    write_layout(image, LayoutReference(path=wain.base, tag="1"))
+    wain.build()
+    (wain.project / "requirements.txt").write_text("native\n")
+    wain.build(code=6)
+    assert "musl" in wain.err
+
+
+def test_the_digest_alone_is_on_standard_output(wain: Wain) -> None:
+    assert Digest(wain.build("-q"))
+    assert wain.err == ""
+    assert json.loads((wain.folder / "out/index.json").read_text())["manifests"]
