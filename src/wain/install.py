@@ -313,13 +313,15 @@ class _Planning:
     def _record(self, rows: Mapping[str, str]) -> bytes:
         root = self._root
         prefix, length = root + "/", len(root) + 1
+        by_name = {
+            path[length:] if path.startswith(prefix) else posixpath.relpath(path, root): row
+            for path, row in rows.items()
+        }
         lines = []
-        for path, row in rows.items():
-            name = path[length:] if path.startswith(prefix) else posixpath.relpath(path, root)
-            if "," in name or '"' in name:
-                name = '"' + name.replace('"', '""') + '"'
-            lines.append(f"{name},{row}\n")
-        return "".join(sorted(lines)).encode("utf-8", "surrogateescape")
+        for name in sorted(by_name):
+            quoted = '"' + name.replace('"', '""') + '"' if "," in name or '"' in name else name
+            lines.append(f"{quoted},{by_name[name]}\n")
+        return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def shebang(interpreter: str) -> str:

@@ -35,7 +35,7 @@ SHARED_BYTES = 4 << 20
 """A shared gzip member ends with the file that brings its tar to this."""
 WINDOW_BYTES = 48 << 20
 """How much of the tar may be ready before its turn."""
-KEEP_RATIO = 0.95
+KEEP_RATIO = 0.94
 """A wheel's streams are kept unless the compressor makes less than this of a sample of them."""
 SAMPLE_BYTES = 1 << 20
 SAMPLED_SIZES = (1 << 10, 1 << 18)

@@ -5,6 +5,7 @@ Sources: PKWARE APPNOTE.TXT 6.3.10, sections 4.3 to 4.5; RFC 1951.
 
 from __future__ import annotations
 
+import itertools
 import re
 import stat
 import struct
@@ -221,7 +222,7 @@ class _Directory:
 
     def _check_spans(self, spans: list[tuple[int, int]], limit: int) -> None:
         spans.sort()
-        for (_, end), (following, _) in zip(spans, [*spans[1:], (limit, limit)], strict=True):
+        for (_, end), (following, _) in itertools.pairwise([*spans, (limit, limit)]):
             if end > following:
                 raise self.wrong("its members overlap")
 
