@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import os
 import random
@@ -225,8 +224,20 @@ def test_golden_digests(tmp_path: Path, store: Store) -> None:
     assert [layer.digest for layer in found] == GOLDEN_DIGESTS
 
 
-GOLDEN_DIFF_IDS: list[str] = []
-GOLDEN_DIGESTS: list[str] = []
+GOLDEN_DIFF_IDS: list[str] = [
+    "sha256:9f0845e11016f1ac7559b4294d3cb2e0450ac2dec83d9443cbf0869c51a898a4",
+    "sha256:9f141227faf7f0725fb4cb0bcf9407fd3d93fd4d62eb47f0a8d3af84fdb1c290",
+    "sha256:988bce3cc3c66e5502b7cde42ea6dcc6e65cef4df4c1c8f9f09b399f6c9db6a6",
+    "sha256:493979ca56d8b7c4eff4528b8c956e4b7252e99c52533e2394b3d57b1a5050c1",
+    "sha256:8c2db2d6f35a00243cea7b6a4c65aaa9b7b536e6a382922e0dacdfc2958e9520",
+]
+GOLDEN_DIGESTS: list[str] = [
+    "sha256:6dcbc69b1d72ea748eef8f4200eeb2dd03a532e7390a451c5c85076d1327547e",
+    "sha256:d644389d580cdc5bf2cf8066c51c7a8eb8ce0571f573eee7912949869f46e0db",
+    "sha256:9b4e8fe344f511ef5a1126549bb64a263f3db3ba40aec707d2ea6c2ea5d9600a",
+    "sha256:7adf4e04bd5cdb2548d10c02b24cb1c62237ae52e644e18bb1bd4b6563715445",
+    "sha256:4bb7e92c341a43b5f473ab19c4c3da3f865050d3857f6b532f44fea483dd5d4a",
+]
 
 CIRCUMSTANCES = """
 import os, sys
