@@ -163,6 +163,7 @@ class _Reading:
         self._has_match = has_match
         self._exists = exists
         self._functions: dict[str, Node] = {}
+        self._active: set[str] = set()
         self._steps = 0
 
     def run(self) -> None:
@@ -374,11 +375,13 @@ class _Reading:
             self._substitutions(argument, depth)
         words = [self._text(argument) for argument in arguments if argument.type != "variable_assignment"]
         if name in self._functions:
-            body = self._functions.pop(name)  # a function that calls itself is not followed twice
+            if name in self._active:  # a function that calls itself is not followed twice
+                return None
+            self._active.add(name)
             try:
-                return self._walk(body, depth + 1)
+                return self._walk(self._functions[name], depth + 1)
             finally:
-                self._functions[name] = body
+                self._active.discard(name)
         program = name.strip("\"'").rpartition("/")[2]
         if program in ("exit", "exec") and (program == "exit" or words):
             if program == "exec" and not re.fullmatch(r"[0-9]*[<>].*", words[0]):

@@ -123,22 +123,19 @@ def make_deb(
 
 
 @cache
-def signing_key(name: str = "archive") -> pysequoia.Cert:
-    return pysequoia.Cert.generate(user_id=f"{name} <{name}@mirror.example>")
+def signing_key(name: str = "archive") -> pysequoia.Tsk:
+    return pysequoia.Tsk.generate(user_id=f"{name} <{name}@mirror.example>")
 
 
 def keyring(folder: Path, name: str = "archive") -> Path:
     """A file with that key's public part."""
     path = folder / f"{name}.pgp"
-    # Bytes of a certificate are its public part only.
-    path.write_bytes(bytes(signing_key(name)))
+    path.write_bytes(bytes(signing_key(name).extract_certificate()))
     return path
 
 
 def signed(text: str, key: str = "archive") -> bytes:
-    secrets = signing_key(key).secrets
-    assert secrets is not None
-    return pysequoia.sign(secrets.signer(), text.encode(), mode=pysequoia.SignatureMode.CLEAR)
+    return pysequoia.sign(signing_key(key).signer(), text.encode(), mode=pysequoia.SignatureMode.CLEAR)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,6 @@ ORDER = [
 
 def test_versions_sort_as_dpkg_sorts_them() -> None:
     assert all(version_key(older) < version_key(newer) for older, newer in pairwise(ORDER))
-    assert sorted(ORDER[::-1], key=version_key) == ORDER
 
 
 @pytest.mark.parametrize(("one", "other"), [("1.0", "0:1.0"), ("1.0", "1.0-0"), ("1.00", "1.0"), ("1.2-", "1.2")])
