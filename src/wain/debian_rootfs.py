@@ -124,6 +124,7 @@ class Rootfs:
         self._entries: dict[str, Entry] = {}
         self._owners: dict[str, str] = {}
         self._controls: dict[str, Control] = {}
+        self._implied: set[str] = set()  # folders that no package has named yet
         self._add_made()
 
     def _add_made(self) -> None:
@@ -146,7 +147,7 @@ class Rootfs:
         with self._spool.open("ab") as spool:
             unpacked = [self._unpack(name, path, spool) for name, path in sorted(packages)]
         self._controls.update((package.control.name, package.control) for package in unpacked)
-        for kinds in (("directory",), ("symlink",), ("file", "hardlink")):
+        for kinds in (("symlink",), ("directory",), ("file", "hardlink")):
             for package in unpacked:
                 for entry in package.entries:
                     if entry.kind in kinds:
@@ -218,11 +219,11 @@ class Rootfs:
             entry = replace(entry, target=self._through_links(entry.target))
         entry = replace(entry, path=path)
         have = self._entries.get(path)
-        if have is not None and have.kind == entry.kind == "directory":
+        if have is not None and have.kind == entry.kind == "directory" and path not in self._implied:
             return
         if have is not None and entry.kind == "directory" and have.kind == "symlink":
             return  # the files below it were mapped through the link
-        if have is not None and path in self._owners:
+        if have is not None and path in self._owners and path not in self._implied:
             owner = self._controls.get(self._owners[path])
             if _replaces(owner, control.name):
                 return
@@ -238,11 +239,18 @@ class Rootfs:
             if known is None:
                 self._entries[parent] = Entry(path=parent, kind="directory", mode=0o755)
                 self._owners[parent] = control.name
+                self._implied.add(parent)
             elif known.kind != "directory":
                 raise DebianError(
                     f"Debian's package {control.name} has /{path} below /{parent}, which is no folder",
                     hint="The package does not fit this base; leave it out of `packages`.",
                 )
+        if path in self._implied and entry.kind != "directory":
+            raise DebianError(
+                f"Debian's package {control.name} has /{path}, which is a folder of another",
+                hint="The package does not fit this base; leave it out of `packages`.",
+            )
+        self._implied.discard(path)
         self._entries[path] = entry
         self._owners[path] = control.name
 
