@@ -13,12 +13,22 @@ import threading
 import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from wain.credentials import Keychain, Login, host_certificates
 from wain.errors import AuthError, TransferError
 from wain.names import DEFAULT_REGISTRY
-from wain.transport import SUCCESS, Body, HttpSettings, Response, Transport, is_loopback, origin_of, redact_url
+from wain.transport import (
+    SUCCESS,
+    Body,
+    HttpSettings,
+    Response,
+    Transport,
+    is_loopback,
+    origin_of,
+    redact_url,
+    resolve_url,
+)
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +242,7 @@ class Session:
             return f"Bearer {token.value}"
 
     def _fetch_token(self, challenge: Challenge, scopes: frozenset[str], login: Login | None) -> _Token:
-        realm = urljoin(self.base, challenge.realm)
+        realm = resolve_url(self.base, challenge.realm)
         parts = urlsplit(realm)
         encrypted = parts.scheme == "https" or is_loopback(parts.hostname or "") or self._insecure
         if login is not None and not encrypted:

@@ -98,6 +98,8 @@ class TarMembers:
         return ImageError(f"{self._what} {what}", hint="Save the image again, or name another file.")
 
     def _scan(self) -> None:
+        if os.pread(self._descriptor, 2, 0) == b"\x1f\x8b":
+            raise ImageError(f"{self._what} is compressed", hint="Unpack it first (gunzip), then name the .tar file.")
         offset = 0
         overrides: dict[str, str] = {}
         count = 0
@@ -139,10 +141,6 @@ class TarMembers:
         except ValueError:
             found = -1
         if found != wanted:
-            if first and block[:2] == b"\x1f\x8b":
-                raise ImageError(
-                    f"{self._what} is compressed", hint="Unpack it first (gunzip), then name the .tar file."
-                )
             raise self._wrong("is no tar file" if first else "has a damaged header")
 
     def _number(self, text: bytes, *, decimal: bool = False) -> int:

@@ -168,6 +168,23 @@ def origin_of(url: str) -> tuple[str, str, int]:
     return scheme, (parts.hostname or "").lower(), parts.port or (443 if scheme == "https" else 80)
 
 
+def resolve_url(base: str, location: str) -> str:
+    """A Location header or the like made absolute, without user and password.
+
+    :raises TransferError: when it is no address of http or https.
+    """
+    try:
+        # Servers send bytes beyond ASCII raw; they come as Latin-1.
+        raw = location.encode("latin-1", "replace")
+        target = urljoin(base, quote(raw, safe="%/:=&?~#+!$,;'@()*[]"))
+        return split_credentials(target)[0]
+    except (ValueError, UsageError):
+        raise TransferError(
+            f"{redact_url(base)} leads to what is no web address",
+            hint="The server is misconfigured; use another address.",
+        ) from None
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host's name or address is this machine's own; no name is looked up."""
     name = host.lower().strip("[]").rstrip(".")
@@ -496,16 +513,10 @@ class Transport:
         )
 
     def _redirect_target(self, url: str, location: str) -> str:
-        # Servers send bytes beyond ASCII raw; urllib3 hands them over as Latin-1.
-        target = urljoin(url, quote(location.encode("latin-1", "replace"), safe="%/:=&?~#+!$,;'@()*[]"))
         try:
-            target, _ = split_credentials(target)
-        except UsageError:
-            raise _Unreachable(
-                f"{redact_url(url)} redirects to what is no web address",
-                hint="The server is misconfigured; use another address.",
-                may_pass=False,
-            ) from None
+            target = resolve_url(url, location)
+        except TransferError as error:
+            raise _Unreachable(error.message, hint=error.hint, may_pass=False) from None
         old, new = urlsplit(url), urlsplit(target)
         if old.scheme == "https" and new.scheme == "http" and not is_loopback(new.hostname or ""):
             raise _Unreachable(
@@ -659,8 +670,10 @@ class _Fetch:
 
     def run(self) -> Download:
         self._file.seek(0)
-        while data := self._file.read(CHUNK_BYTES):
+        left = os.fstat(self._file.fileno()).st_size
+        while left > 0 and (data := self._file.read(min(left, CHUNK_BYTES))):
             self._take(data)
+            left -= len(data)
         # Without the digest nobody can say that the old part and the new rest belong together.
         if self._digest is None or (self._limit is not None and self._done > self._limit):
             self._empty()
@@ -877,7 +890,28 @@ def _reason(error: BaseException, settings: HttpSettings) -> str | None:
     return prefix + "the connection was cut or what came is no HTTP"
 
 
+class _Head:
+    """What http.client reads an answer's head from; remembers whether it ended before its empty line."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.is_cut = False
+
+    def readline(self, limit: int = -1) -> bytes:
+        line = self.stream.readline(limit)
+        self.is_cut = not line
+        return line
+
+    def close(self) -> None:
+        self.stream.close()
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 def _make_pool(tls: _TlsKey | None, proxy: str | None, timeout_seconds: float) -> urllib3.PoolManager:
+    import http.client
+
     import urllib3
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -885,22 +919,31 @@ def _make_pool(tls: _TlsKey | None, proxy: str | None, timeout_seconds: float) -
     for name in ("urllib3.connectionpool", "urllib3.connection"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
+    class WholeHead(http.client.HTTPResponse):
+        """http.client takes a head that is cut short for a whole one; this does not."""
+
+        def begin(self) -> None:
+            head = _Head(self.fp)
+            self.fp = head  # type: ignore[assignment]
+            super().begin()
+            if self.fp is head:  # type: ignore[comparison-overlap]
+                self.fp = head.stream  # type: ignore[assignment]
+            if head.is_cut:
+                raise http.client.RemoteDisconnected("the answer's head is cut short")
+
     class HeadWatch(HTTPConnection):
         """Bounds the time that an answer's head takes as a whole, not only each silence within it."""
+
+        response_class = WholeHead
 
         def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
             watch = threading.Timer(2 * timeout_seconds, _hang_up, (self.sock,))
             watch.daemon = True
             watch.start()
             try:
-                response = super().getresponse()
+                return super().getresponse()
             finally:
                 watch.cancel()
-            head = getattr(response, "_original_response", None)
-            if head is not None and (head.msg.defects or not head.msg.keys()):
-                response.close()
-                raise urllib3.exceptions.ProtocolError("the answer's head is cut short or malformed")
-            return response
 
     class Plain(HeadWatch):
         pass

@@ -12,14 +12,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from wain.content import Progress, blob_name
 from wain.distribution import Session, pull_scope, push_scope
 from wain.errors import AuthError, HashMismatch, NotFound, TransferError
 from wain.image import Blob
 from wain.layers import Layer
-from wain.transport import Body, Response
+from wain.transport import Body, Response, resolve_url
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -258,7 +258,7 @@ def _place_of(response: Response, *, least: int, default: str | None = None) -> 
         )
     text = response.headers.get("OCI-Chunk-Min-Length", "").strip()
     minimum = int(text[:12]) if text.isascii() and text.isdecimal() else least
-    return _Place(urljoin(response.url, location), minimum)
+    return _Place(resolve_url(response.url, location), minimum)
 
 
 def _with_digest(url: str, digest: Digest) -> str:
