@@ -14,17 +14,21 @@ import csv
 import errno
 import hashlib
 import io
+import json
 import logging
 import os
 import posixpath
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-from wain.errors import InstallError, OutputError
+from wain.errors import InstallError, OutputError, WainError
 from wain.install import InstallPlan, PlannedFile, plan_install, row_digest
 from wain.wheels import Wheel, normalized_name
 
@@ -58,11 +62,11 @@ class Installed:
     replaced: Mapping[str, str]
     """Name -> the version that went."""
     unchanged: tuple[str, ...]
-    files: tuple[Path, ...]
-    """Every file that was written."""
+    files: tuple[str, ...]
+    """Absolute paths of every file that was written."""
 
 
-def install_directory(plan: InstallPlan, *, threads: int | None = None) -> Installed:
+def install_directory(plan: InstallPlan, *, workers: int | None = None) -> Installed:
     """Makes the plan's files; its scheme's paths are absolute ones without their leading slash.
 
     A distribution of the plan that is there in another version is replaced. One that is there as planned stays as it
@@ -80,7 +84,7 @@ def install_directory(plan: InstallPlan, *, threads: int | None = None) -> Insta
         _clean(site)
         stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=site))
         try:
-            return _Installation(plan, site, stage, threads or os.cpu_count() or 1).run()
+            return _Installation(plan, site, stage, workers or os.cpu_count() or 1).run()
         finally:
             shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
@@ -129,11 +133,11 @@ def refuse_managed(site: Path) -> None:
 
 
 class _Installation:
-    def __init__(self, plan: InstallPlan, site: Path, stage: Path, threads: int) -> None:
+    def __init__(self, plan: InstallPlan, site: Path, stage: Path, workers: int) -> None:
         self._plan = plan
         self._site = site
         self._stage = stage
-        self._threads = threads
+        self._workers = workers
         self._there = installed_distributions(plan)
         self._undo: list[tuple[Path, Path]] = []
         self._trash = stage / "old"
@@ -151,7 +155,7 @@ class _Installation:
         if corrections:
             self._correct(corrections, files)
         replaced = {}
-        written: list[Path] = []
+        written: list[str] = []
         for number, wheel in enumerate(wheels):
             old = self._there.get(wheel.name)
             try:
@@ -165,7 +169,7 @@ class _Installation:
             self._undo.clear()
             if old is not None:
                 _remove_empty(old.files, self._site)
-            written += [Path("/", file.path) for file in files[wheel.name]]
+            written += ["/" + file.path for file in files[wheel.name]]
         return Installed(
             new=tuple(wheel.name for wheel in wheels if wheel.name not in replaced),
             replaced=replaced,
@@ -221,27 +225,25 @@ class _Installation:
             return []
         return [one for one in found if normalized_name(one.rpartition(".")[0].partition("-")[0]) == name]
 
-    def _staged(self, number: int, file: PlannedFile) -> Path:
+    def _staged(self, number: int, path: str) -> str:
         site = self._plan.scheme.purelib + "/"
-        if file.path.startswith(site):
-            return Path(f"{self._stage}/{number}/site/{file.path[len(site) :]}")
-        return Path(f"{self._stage}/{number}/rest/{file.path}")
+        if path.startswith(site):
+            return f"{self._stage}/{number}/site/{path[len(site) :]}"
+        return f"{self._stage}/{number}/rest/{path}"
 
     def _unpack(
         self, wheels: Sequence[Wheel], files: Mapping[str, Sequence[PlannedFile]]
     ) -> dict[tuple[str, str], str]:
         """Unpacks everything beside its place; gives the hashes that are not as the wheels' RECORDs claim."""
         jobs: list[list[tuple[str, PlannedFile]]] = []
+        folders = {str(self._stage)}
         for number, wheel in enumerate(wheels):
             batch: list[tuple[str, PlannedFile]] = []
             size = 0
-            folders: set[Path] = set()
             for file in files[wheel.name]:
-                path = self._staged(number, file)
-                if path.parent not in folders:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    folders.add(path.parent)
-                batch.append((str(path), file))
+                path = self._staged(number, file.path)
+                _make_folders(path.rpartition("/")[0], folders)
+                batch.append((path, file))
                 size += file.size_bytes
                 if size >= _BATCH_BYTES or len(batch) >= _BATCH_FILES:
                     jobs.append(batch)
@@ -249,20 +251,13 @@ class _Installation:
             if batch:
                 jobs.append(batch)
         jobs.sort(key=lambda batch: -sum(file.size_bytes for _, file in batch))
-        corrections: dict[tuple[str, str], str] = {}
-        with ThreadPoolExecutor(max(2, self._threads), thread_name_prefix="install") as pool:
-            verified = [pool.submit(wheel.verify) for wheel in sorted(wheels, key=lambda one: -one.size_bytes)]
-            written = [pool.submit(_write_batch, batch) for batch in jobs]
-            try:
-                # What is damaged is told as such before the errors that come of it.
-                for done in verified:
-                    done.result()
-                for found in written:
-                    corrections.update(found.result())
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-        return corrections
+        try:
+            return _in_parallel(jobs, wheels, self._workers)
+        except WainError:
+            # A file with other bytes than promised is damaged in many ways; the cause is what to tell.
+            for wheel in wheels:
+                wheel.verify()
+            raise
 
     def _correct(self, corrections: Mapping[tuple[str, str], str], files: Mapping[str, list[PlannedFile]]) -> None:
         """Writes the RECORDs anew that spoke of wrong hashes."""
@@ -273,7 +268,7 @@ class _Installation:
         wrong = {name for name, _ in corrections}
         for file in plan.files:
             if file.wheel.name in wrong and file.path.endswith(".dist-info/RECORD") and file.data is not None:
-                self._staged(numbers[file.wheel.name], file).write_bytes(file.data)
+                Path(self._staged(numbers[file.wheel.name], file.path)).write_bytes(file.data)
 
     def _take_out(self, old: Distribution) -> None:
         # The record goes first: what is half there is not installed.
@@ -339,9 +334,83 @@ class _Installation:
         self._undo.clear()
 
 
-def _write_batch(batch: Sequence[tuple[str, PlannedFile]]) -> dict[tuple[str, str], str]:
+def _make_folders(folder: str, made: set[str]) -> None:
+    if folder not in made:
+        _make_folders(folder.rpartition("/")[0], made)
+        Path(folder).mkdir(0o777)
+        made.add(folder)
+
+
+_Job = Sequence[tuple[str, PlannedFile]]
+
+
+def _in_parallel(jobs: Sequence[_Job], wheels: Sequence[Wheel], workers: int) -> dict[tuple[str, str], str]:
+    """Does the jobs on every core, and compares the wheels with their digests meanwhile.
+
+    In processes where that is safe: with many small files, threads wait for each other more than they work.
+    """
+    corrections: dict[tuple[str, str], str] = {}
+    largest_first = sorted(wheels, key=lambda one: -one.size_bytes)
+    workers = max(1, min(workers, len(jobs)))
+    if workers == 1 or not hasattr(os, "fork") or threading.active_count() > 1:
+        with ThreadPoolExecutor(max(2, workers), thread_name_prefix="install") as pool:
+            verified = [pool.submit(wheel.verify) for wheel in largest_first]
+            written = [pool.submit(_write_batch, job) for job in jobs]
+            try:
+                for done in verified:
+                    done.result()
+                for found in written:
+                    corrections.update(found.result())
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        return corrections
+    children: dict[int, tuple[int, Sequence[_Job]]] = {}
+    try:
+        for number in range(workers):
+            share = jobs[number::workers]
+            reader, writer = os.pipe()
+            child = os.fork()
+            if not child:
+                _work(share, writer)
+            os.close(writer)
+            children[child] = reader, share
+        for wheel in largest_first:
+            wheel.verify()
+        for child, (reader, share) in list(children.items()):
+            with os.fdopen(reader, "rb") as stream:
+                said = stream.read()
+            os.waitpid(child, 0)
+            del children[child]
+            try:
+                corrections.update({(name, path): digest for name, path, digest in json.loads(said)})
+            except ValueError:
+                # It failed; done again here, what failed tells why.
+                for job in share:
+                    corrections.update(_write_batch(job))
+    finally:
+        for child, (reader, _) in children.items():
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(reader)
+    return corrections
+
+
+def _work(share: Sequence[_Job], writer: int) -> NoReturn:
+    """The whole life of a child process."""
+    try:
+        found: dict[tuple[str, str], str] = {}
+        for job in share:
+            found.update(_write_batch(job))
+        with os.fdopen(writer, "wb") as stream:
+            stream.write(json.dumps([[name, path, digest] for (name, path), digest in found.items()]).encode())
+    finally:
+        os._exit(0)
+
+
+def _write_batch(batch: _Job) -> dict[tuple[str, str], str]:
     wrong: dict[tuple[str, str], str] = {}
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
     for path, file in batch:
         # With the umask, as for any file that the user makes.
         fd = os.open(path, flags, 0o777 if file.mode & 0o100 else 0o666)

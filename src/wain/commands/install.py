@@ -239,7 +239,7 @@ def _locks(
 
 def _compile(interpreter: Interpreter, done: Installed) -> None:
     """Bytecode as the interpreter would make it when it imports them; what does not compile is left as it is."""
-    modules = "\n".join(str(path) for path in done.files if path.suffix == ".py")
+    modules = "\n".join(path for path in done.files if path.endswith(".py"))
     if not modules:
         return
     command = [interpreter.path, "-I", "-W", "ignore", "-m", "compileall", "-q", "-q", "-j", "0", "-i", "-"]
