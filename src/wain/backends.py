@@ -7,16 +7,20 @@ SOURCE_DATE_EPOCH specification.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import logging
 import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -365,6 +369,68 @@ def _tail(path: Path) -> str:
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - (1 << 18)))
         return redact_text(stream.read().decode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """An empty folder at that path, or another where it cannot be had; removed in the end."""
+    held = _hold(path)
+    if held is None:
+        other = Path(tempfile.mkdtemp(prefix="wain-"))
+        logger.debug("%s is another user's, %s is used", path, other)
+        try:
+            yield other
+        finally:
+            remove_tree(other)
+        return
+    try:
+        for entry in path.iterdir():  # left by a build that was killed
+            if entry.is_dir() and not entry.is_symlink():
+                remove_tree(entry)
+            else:
+                entry.unlink()
+        yield path
+    finally:
+        remove_tree(path)
+        os.close(held)
+
+
+def _hold(path: Path) -> int | None:
+    """The lock of a folder of our own, made if it is not there; None where it cannot be ours."""
+    while True:
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        except OSError:
+            return None
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        try:
+            found = os.fstat(descriptor)
+            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                os.close(descriptor)
+                return None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    os.close(descriptor)
+                    return None
+                logger.info("another process builds the same; waiting for it")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), found):
+                    return descriptor
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it while we waited
 
 
 def last_lines(text: str, count: int) -> str:

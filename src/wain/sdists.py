@@ -6,16 +6,12 @@ A build back end runs code as the user: the environment is declared, not a sandb
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import logging
 import os
 import re
 import shutil
-import stat
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +23,7 @@ from wain.backends import (
     passed_environment,
     read_build_system,
     remove_tree,
+    work_folder,
 )
 from wain.compatibility import best_wheel
 from wain.digest import Digest
@@ -35,13 +32,13 @@ from wain.errors import LockError, NoWheel, SdistError, WheelError
 from wain.fetching import fetch
 from wain.index import LockedFile, PackageIndexes, strip_credentials
 from wain.interpreters import Interpreter, host_interpreter, library_digest, own_interpreter, tool_identities
-from wain.lock import Lock, parse_pylock
+from wain.lock import Lock, VcsSource, parse_pylock
 from wain.oci import JSON, canonical_json
 from wain.platforms import Target
 from wain.requirements import parse_requirement
 from wain.resolve import ResolutionInput, resolve
 from wain.settings import normalize_name
-from wain.sources import ProjectFiles, copy_project, project_sources, unpack_sdist
+from wain.sources import clone_repository, copy_project, project_sources, unpack_sdist
 from wain.store import Store, recipe_key
 from wain.wheels import Wheel
 
@@ -126,18 +123,45 @@ def build_project(
     :raises SdistError: when it does not build, or what it builds does not fit the target.
     """
     files = project_sources(folder)
-
-    def place(target_folder: Path) -> Path:
-        copied: ProjectFiles = files
-        return copy_project(copied, target_folder)
-
     source = _Source(
         what=name or folder.resolve().name,
         name=name,
         version=None,
         digest=files.digest,
         subdirectory="",
-        place=place,
+        place=lambda target_folder: copy_project(files, target_folder),
+    )
+    return _Build(source, target, indexes, options or BuildOptions(), environ).run()
+
+
+def build_repository(
+    vcs: VcsSource,
+    *,
+    name: str | None,
+    target: Target,
+    indexes: PackageIndexes,
+    version: str | None = None,
+    options: BuildOptions | None = None,
+    environ: Mapping[str, str] | None = None,
+    credential_urls: Sequence[str] = (),
+) -> BuiltWheel:
+    """The wheel of a commit of a git repository; what was built before is not cloned again.
+
+    :param credential_urls: URLs that may hold the repository's user and password; they reach git alone, and not
+        by its arguments.
+    :raises SdistError: when it cannot be cloned, does not build, or what it builds does not fit the target.
+    """
+    url, offline = strip_credentials(vcs.url), indexes.transport.offline
+    source = _Source(
+        what=f"{name or url} at {vcs.commit[:12]}",
+        name=name,
+        version=version,
+        digest=Digest.of(canonical_json({"type": vcs.type, "url": url, "commit": vcs.commit})),
+        subdirectory=vcs.subdirectory or "",
+        place=lambda folder: (
+            clone_repository(vcs.type, url, vcs.commit, folder, credential_urls=credential_urls, offline=offline)
+            / (vcs.subdirectory or "")
+        ),
     )
     return _Build(source, target, indexes, options or BuildOptions(), environ).run()
 
@@ -499,7 +523,7 @@ class _Work:
     def open(self) -> Path:
         """The folder, made and locked."""
         if self._folder is None:
-            self._folder = self._stack.enter_context(_work_folder(self._path))
+            self._folder = self._stack.enter_context(work_folder(self._path))
             if self._folder != self._path:
                 option = f"-ffile-prefix-map={self._folder}={self._path}"
                 for name in ("CFLAGS", "CXXFLAGS"):
@@ -549,68 +573,6 @@ class _Work:
         source = self.source()
         self._is_spent = True
         return self._build.build(system, source, settings)
-
-
-@contextlib.contextmanager
-def _work_folder(path: Path) -> Iterator[Path]:
-    """An empty folder at that path, or another where it cannot be had; removed in the end."""
-    held = _hold(path)
-    if held is None:
-        other = Path(tempfile.mkdtemp(prefix="wain-"))
-        logger.debug("%s is another user's, %s is used", path, other)
-        try:
-            yield other
-        finally:
-            remove_tree(other)
-        return
-    try:
-        for entry in path.iterdir():  # left by a build that was killed
-            if entry.is_dir() and not entry.is_symlink():
-                remove_tree(entry)
-            else:
-                entry.unlink()
-        yield path
-    finally:
-        remove_tree(path)
-        os.close(held)
-
-
-def _hold(path: Path) -> int | None:
-    """The lock of a folder of our own, made if it is not there; None where it cannot be ours."""
-    while True:
-        try:
-            path.mkdir(mode=0o700)
-        except FileExistsError:
-            pass
-        except OSError:
-            return None
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return None
-        try:
-            found = os.fstat(descriptor)
-            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-                os.close(descriptor)
-                return None
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    os.close(descriptor)
-                    return None
-                logger.info("another process builds the same; waiting for it")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(path.lstat(), found):
-                    return descriptor
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-            raise
-        os.close(descriptor)  # its holder removed it while we waited
 
 
 def _linked(wheel: Wheel) -> tuple[list[str], tuple[int, ...] | None]:

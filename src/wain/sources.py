@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -16,10 +17,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
+from urllib.parse import urlsplit, urlunsplit
 
 from wain.digest import CHUNK_BYTES, Digest
-from wain.errors import ImageError, SdistError
+from wain.errors import ImageError, Offline, SdistError
 from wain.tars import TarReader, decompressed
+from wain.uv_process import redact_text
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ _VERSION_TOOLS = (
     "pbr",
     "scikit_build_core.metadata.setuptools_scm",
 )
+_PROTOCOLS = "https:http:ssh:git:file"
 _HINT = "The file is damaged or hostile; fetch it again, or name another version."
 
 
@@ -304,6 +308,59 @@ def copy_project(files: ProjectFiles, target: Path) -> Path:
     project = target / files.subdirectory
     project.mkdir(parents=True, exist_ok=True)
     return project
+
+
+def clone_repository(
+    kind: str, url: str, commit: str, target: Path, *, credential_urls: Sequence[str] = (), offline: bool = False
+) -> Path:
+    """Check a commit of a repository out into the empty folder `target`, with its history for version tools.
+
+    :param kind: `git`; no other is read.
+    :param url: without credentials; a path for a repository on this machine.
+    :param credential_urls: URLs whose user and password go to git where scheme and host are the repository's.
+    :raises SdistError: when git is missing or fails, or the repository does not have the commit.
+    :raises Offline: when it is elsewhere and `offline` is set.
+    """
+    shown = redact_text(url)
+    is_local = "://" not in url or url.startswith("file:")
+    if kind != "git" or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit) or url.startswith("-"):
+        raise SdistError(f"{shown} at {commit[:80]!r} is no commit of git", hint="Name a release, or a git commit.")
+    if offline and not is_local:
+        raise Offline(f"{shown} has to be cloned", hint="Run it once without --offline.")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environ |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_ALLOW_PROTOCOL": _PROTOCOLS}
+    parts = urlsplit(url)
+    for credential_url in credential_urls:
+        other = urlsplit(credential_url.removeprefix("git+"))
+        if other.username and (other.scheme, other.hostname, other.port) == (parts.scheme, parts.hostname, parts.port):
+            # By the environment: the arguments of a process are everybody's to read.
+            whole = urlunsplit((other.scheme, other.netloc, "/", "", ""))
+            plain = urlunsplit((parts.scheme, parts.netloc, "/", "", ""))
+            environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{whole}.insteadOf"}
+            environ |= {"GIT_CONFIG_VALUE_0": plain}
+            break
+    commands = (
+        ("clone", "--quiet", "--no-checkout", "--config", "core.hooksPath=/dev/null", "--", url, str(target)),
+        ("-C", str(target), "checkout", "--quiet", "--detach", commit),
+    )
+    for words in commands:
+        try:
+            done = subprocess.run(
+                ["git", *words], capture_output=True, env=environ, timeout=1800, check=False, stdin=subprocess.DEVNULL
+            )
+        except FileNotFoundError as error:
+            raise SdistError(f"{shown} cannot be cloned: git is not installed", hint="Install git.") from error
+        except subprocess.TimeoutExpired as error:
+            raise SdistError(
+                f"{shown} cannot be cloned within 30 minutes", hint="Look whether its server answers."
+            ) from error
+        if done.returncode != 0:
+            text = redact_text(done.stderr.decode("utf-8", "replace")).strip()
+            raise SdistError(
+                f"{shown} cannot be had at {commit[:12]}: {text[-500:]}",
+                hint="Check the URL, the commit and the credentials; lock again where the commit is gone.",
+            )
+    return target
 
 
 def _git(folder: Path, *words: str) -> bytes | None:

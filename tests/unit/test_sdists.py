@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import os
+import shutil
+import subprocess
 import tarfile
 import threading
 import zipfile
@@ -20,8 +22,9 @@ from wain.digest import Digest
 from wain.errors import NoWheel, SdistError
 from wain.index import PackageIndexes
 from wain.interpreters import own_interpreter
+from wain.lock import VcsSource
 from wain.platforms import Platform, PythonVersion, Target
-from wain.sdists import BuildOptions, BuiltWheel, build_project, build_sdist
+from wain.sdists import BuildOptions, BuiltWheel, build_project, build_repository, build_sdist
 from wain.settings import IndexSettings
 from wain.store import Store
 from wain.transport import Transport
@@ -378,3 +381,22 @@ def test_a_folder_that_is_no_project_is_refused(builder: Builder, tmp_path: Path
     (tmp_path / "empty").mkdir()
     with pytest.raises(SdistError, match=r"neither pyproject\.toml nor setup\.py"):
         build_project(tmp_path / "empty", name=None, target=builder.target, indexes=builder.indexes)
+
+
+def test_a_commit_is_cloned_and_built_once(builder: Builder, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "pyproject.toml").write_text(PYPROJECT)
+    (repository / "backend.py").write_text(BACKEND.format(tag="py3-none-any", extra="pass"))
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@mail.example"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], cwd=repository, check=True)
+    said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, capture_output=True, text=True, check=True)
+    source = VcsSource(type="git", url=str(repository), commit=said.stdout.strip())
+
+    def build() -> BuiltWheel:
+        return build_repository(source, name="thing", target=builder.target, indexes=builder.indexes)
+
+    assert build().was_built
+    shutil.rmtree(repository)
+    assert not build().was_built

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.layer_maker import Member, directory, file, hardlink, symlink
-from wain.errors import SdistError
-from wain.sources import copy_project, project_sources, unpack_sdist
+from wain.errors import Offline, SdistError
+from wain.sources import clone_repository, copy_project, project_sources, unpack_sdist
 
 
 def sdist(path: Path, members: list[Member], *, mode: str = "w:gz") -> Path:
@@ -230,3 +230,61 @@ def test_an_unreadable_project_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("wain.sources.hashlib.file_digest", refused)
     with pytest.raises(SdistError, match="a cannot be read: Permission denied"):
         project_sources(tmp_path)
+
+
+def test_a_commit_is_checked_out_with_its_tags(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    write(repository, {"a.py": "one"})
+    git(repository, "init", "-q")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "one")
+    git(repository, "tag", "v1")
+    said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, capture_output=True, text=True, check=True)
+    write(repository, {"a.py": "two"})
+    git(repository, "commit", "-q", "-a", "-m", "two")
+    (tmp_path / "clone").mkdir()
+    folder = clone_repository("git", str(repository), said.stdout.strip(), tmp_path / "clone")
+    assert (folder / "a.py").read_text() == "one"
+    tags = subprocess.run(["git", "tag"], cwd=folder, capture_output=True, text=True, check=True)
+    assert tags.stdout == "v1\n"
+    with pytest.raises(SdistError, match="cannot be had at 0000"):
+        clone_repository("git", str(repository), "0" * 40, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("kind", "url", "commit"),
+    [
+        ("hg", "https://code.example/x", "0" * 40),
+        ("git", "https://code.example/x", "main"),
+        ("git", "--upload-pack=touch x", "0" * 40),
+        ("git", "https://code.example/x", "--help"),
+    ],
+)
+def test_what_is_no_commit_is_refused(tmp_path: Path, kind: str, url: str, commit: str) -> None:
+    with pytest.raises(SdistError, match="no commit of git"):
+        clone_repository(kind, url, commit, tmp_path)
+
+
+def test_a_remote_repository_is_not_cloned_offline(tmp_path: Path) -> None:
+    with pytest.raises(Offline):
+        clone_repository("git", "https://code.example/x", "0" * 40, tmp_path, offline=True)
+
+
+def test_a_repositorys_credentials_reach_git_by_the_environment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin/git"
+    write(tmp_path, {"bin/git": '#!/bin/sh\necho "$@" >&2\nenv | grep ^GIT_CONFIG_ >&2\nexit 1\n'})
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with pytest.raises(SdistError) as caught:
+        clone_repository(
+            "git",
+            "https://code.example/x",
+            "0" * 40,
+            tmp_path / "clone",
+            credential_urls=["https://eve:wrong@other.example/", "git+https://ann:hunter2@code.example/x"],
+        )
+    assert "GIT_CONFIG_KEY_0=url.https://code.example/.insteadOf" in caught.value.message  # redacted
+    assert "hunter2" not in caught.value.message
+    assert "wrong" not in caught.value.message
