@@ -30,6 +30,7 @@ from wain.errors import (
     UnknownDistribution,
     WainError,
 )
+from wain.find_links import local_folders, write_index
 from wain.index import LockedFile, PackageIndexes, builtin_index_url
 from wain.lock import Lock, LockedPackage, parse_pylock
 from wain.lock_merge import merge_locks, restrict_to_hashes
@@ -260,8 +261,6 @@ class _Resolution:
                 arguments += ["--no-binary", name]
         if settings.pre:
             arguments += ["--prerelease", "allow"]
-        if settings.no_index:
-            arguments.append("--no-index")
         if not settings.uv_configuration:
             arguments += ["--index-strategy", "unsafe-best-match"]
         if self._refresh:
@@ -270,9 +269,11 @@ class _Resolution:
             arguments += ["--build-constraints", path]
         for path in settings.constraints:
             arguments += ["--constraints", path]
-        environ = self._environment()
         with tempfile.TemporaryDirectory(prefix="wain-lock-") as name:
             folder = Path(name)
+            environ = self._environment(folder)
+            if settings.no_index and "UV_DEFAULT_INDEX" not in environ:
+                arguments.append("--no-index")
             if given.constraints:
                 (folder / "constraints.txt").write_text(_as_text(given.constraints), "utf-8")
                 arguments += ["--constraints", str(folder / "constraints.txt")]
@@ -306,7 +307,7 @@ class _Resolution:
             arguments += ["--upgrade-package", name]
         return arguments
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, folder: Path) -> dict[str, str]:
         settings = self._settings
         environ = uv_environment(own_configuration=settings.uv_configuration)
         name = f"{self._target.python.short}-{self._target.platform.architecture}"
@@ -331,13 +332,22 @@ class _Resolution:
             environ["UV_KEYRING_PROVIDER"] = "subprocess"
         if settings.uv_configuration:
             return environ
-        if settings.index_url:
+        indexes = list(settings.extra_index_urls) if not settings.no_index else []
+        links = self._present_links()
+        local = local_folders(links, self._given.folder)
+        (folder / "links").mkdir()
+        if local and write_index(list(local.values()), folder / "links", self._store):
+            links = [link for link in links if link not in local]
+            indexes.insert(0, (folder / "links").as_uri())
+        if settings.no_index and indexes:
+            environ["UV_DEFAULT_INDEX"] = indexes.pop()
+        elif settings.index_url and not settings.no_index:
             environ["UV_DEFAULT_INDEX"] = _uv_location(settings.index_url, self._given.folder)
-        if settings.extra_index_urls:
-            environ["UV_INDEX"] = " ".join(_uv_location(url, self._given.folder) for url in settings.extra_index_urls)
-        links = [_uv_location(link, self._given.folder) for link in self._present_links()]
+        if indexes:
+            environ["UV_INDEX"] = " ".join(_uv_location(url, self._given.folder) for url in indexes)
         if links:
-            environ["UV_FIND_LINKS"] = ",".join(link.replace(",", "%2C") for link in links)
+            places = [_uv_location(link, self._given.folder) for link in links]
+            environ["UV_FIND_LINKS"] = ",".join(place.replace(",", "%2C") for place in places)
         return environ
 
     def _present_links(self) -> list[str]:

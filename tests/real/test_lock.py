@@ -54,27 +54,10 @@ def pips_choice(project: Path, requirements: str, one: Target) -> dict[str, str]
     """The versions that pip itself would install, by its own configuration."""
     tags = {tag.platform for tag in one.tags() if tag.platform != "any"}
     platforms = [word for tag in sorted(tags) for word in ("--platform", tag)]
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", "--target", "none"]
+    pip += ["--only-binary", ":all:", "--python-version", str(one.python), "--implementation", "cp"]
     report = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--dry-run",
-            "--quiet",
-            "--report",
-            "-",
-            "--target",
-            "none",
-            "--only-binary",
-            ":all:",
-            "--python-version",
-            str(one.python),
-            "--implementation",
-            "cp",
-            *platforms,
-            *requirements.split(),
-        ],
+        [*pip, *platforms, *requirements.split()],
         cwd=project,
         check=True,
         capture_output=True,
@@ -159,26 +142,11 @@ def test_uv_and_packaging_read_what_wain_locks(
     }
     assert theirs == ours
     assert "gunicorn" in ours
+    uv = [find_uv(), "pip", "install", "--dry-run", "--target", str(tmp_path / "t"), "-r", str(path)]
+    uv += ["--python", sys.executable, "--python-version", str(one.python), "--no-config"]
+    uv += ["--python-platform", "x86_64-manylinux_2_36", "--cache-dir", str(tmp_path / "uv")]
     done = subprocess.run(
-        [
-            find_uv(),
-            "pip",
-            "install",
-            "--dry-run",
-            "--target",
-            str(tmp_path / "t"),
-            "-r",
-            str(path),
-            "--python",
-            sys.executable,
-            "--python-version",
-            str(one.python),
-            "--no-config",
-            "--python-platform",
-            "x86_64-manylinux_2_36",
-            "--cache-dir",
-            str(tmp_path / "uv"),
-        ],
+        uv,
         check=True,
         capture_output=True,
         text=True,
