@@ -184,11 +184,10 @@ def test_skopeo_copies_and_inspects_it(trixie: Machine, image: Built, tmp_path: 
         assert select_manifest(copied, tag="copy")["digest"] == image.digest
 
 
-def test_runc_serves_the_page_also_from_a_read_only_root(image: Built) -> None:
-    for read_only in (False, True):
-        port = places.free_port()
-        with image.bundle.serve(env={"PORT": str(port)}, read_only=read_only) as server:
-            image.check_page(port, server=server)
+def test_runc_serves_the_page_from_a_read_only_root(image: Built) -> None:
+    port = places.free_port()
+    with image.bundle.serve(env={"PORT": str(port)}, read_only=True) as server:
+        image.check_page(port, server=server)
 
 
 def test_a_registry_takes_it_and_docker_pulls_it(
@@ -333,9 +332,9 @@ def test_every_standard_module_that_debian_has_works(
         pytest.fail(f"{built} has another Python than {debian}")
     bundle = unpack_image(theirs.layout, tmp_path / "debian", tag="latest")
     try:
-        expected = json.loads(
-            bundle.run(["python3", "-c", _IMPORTS], env={"SETUPTOOLS_USE_DISTUTILS": "stdlib"}).stdout.splitlines()[-1]
-        )
+        # The setuptools that pip depends on there would put its own distutils in the place of the standard one.
+        told = bundle.run(["python3", "-c", _IMPORTS], env={"SETUPTOOLS_USE_DISTUTILS": "stdlib"})
+        expected = json.loads(told.stdout.splitlines()[-1])
     finally:
         places.remove_tree(tmp_path / "debian")
     works = json.loads(ours.python(_IMPORTS).stdout.splitlines()[-1])
@@ -378,9 +377,7 @@ def test_time_zones_and_shared_libraries_are_found(on_built_in: Built) -> None:
 def test_scanners_see_its_debian_packages(on_built_in: Built) -> None:
     folder = on_built_in.bundle.rootfs / "var/lib/dpkg/status.d"
     packages = {
-        found[1]
-        for path in folder.iterdir()
-        if (found := re.search(r"^Package: (\S+)$", path.read_text(), re.MULTILINE))
+        found[1] for path in folder.iterdir() if (found := re.search(r"(?m)^Package: (\S+)$", path.read_text()))
     }
     assert {"libc6", "ca-certificates", "tzdata", "libexpat1"} <= packages
     release = (on_built_in.bundle.rootfs / "etc/os-release").read_text()

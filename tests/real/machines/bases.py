@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,8 +189,9 @@ def _compile_cpython(scratch: Path, suite: str, python: str) -> Path:
 @contextlib.contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
     """A folder on the cache's file system that is removed, with what root made in it, when the block ends."""
-    path = Path(tempfile.mkdtemp(prefix=".making-", dir=beside.parent))
-    os.chmod(path, 0o755)
+    path = beside.with_name(f"{beside.name}.making")
+    remove_tree(path)
+    path.mkdir()
     try:
         yield path
     finally:

@@ -178,7 +178,8 @@ def serve_docker(machine: Machine, folder: Path, *, containerd_store: bool = Fal
     if not containerd_store:
         command.append("--storage-driver=overlay2")
     try:
-        with machine.running(command, log=folder / "dockerd.log") as daemon:
+        # Nothing of it is kept, so it need not tidy up for long: its containerd dies with it.
+        with machine.running(command, log=folder / "dockerd.log", stop_seconds=0.3) as daemon:
             docker = Docker(machine=machine, folder=folder, containerd_store=containerd_store, daemon=daemon)
             daemon.wait_until(lambda: (folder / "docker.sock").exists(), timeout_seconds=60)
             daemon.wait_until(lambda: docker.cli("version", check=False).code == 0, timeout_seconds=60)

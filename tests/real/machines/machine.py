@@ -94,13 +94,16 @@ class Machine:
     ) -> Iterator[Running]:
         """Run a program in here until the block ends, as `processes.running` does."""
         with running(self.command(words), log=log, env=env, stop_seconds=1) as started:
-            yield started
-            # nsenter does not pass signals on, so the program itself is told.
-            for child in _children(started.process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                started.process.wait(stop_seconds)
+            try:
+                yield started
+            finally:
+                # nsenter does not pass signals on, so the program itself is told.
+                children = _children(started.process.pid)
+                _signal(children, signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    started.process.wait(stop_seconds)
+                if started.process.poll() is None:
+                    _signal(children, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -140,6 +143,12 @@ def _children(pid: int) -> list[int]:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def _signal(pids: Sequence[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _name(pid: int) -> str:

@@ -72,7 +72,9 @@ def serve_containerd(machine: Machine, folder: Path) -> Iterator[Containerd]:
         f'[grpc]\naddress = "{folder}/containerd.sock"\n'
     )
     try:
-        with machine.running(["containerd", "--config", config], log=folder / "containerd.log") as daemon:
+        with machine.running(
+            ["containerd", "--config", config], log=folder / "containerd.log", stop_seconds=0.3
+        ) as daemon:
             containerd = Containerd(machine=machine, folder=folder, daemon=daemon)
             daemon.wait_until(lambda: (folder / "containerd.sock").exists(), timeout_seconds=60)
             daemon.wait_until(lambda: containerd.ctr("version", check=False).code == 0, timeout_seconds=60)
@@ -137,7 +139,7 @@ class Podman:
         try:
             yield name
         finally:
-            self.cli("rm", "--force", "--time=1", name, check=False)
+            self.cli("rm", "--force", "--time=0", name, check=False)
 
 
 @contextlib.contextmanager
@@ -148,7 +150,7 @@ def podman_storage(machine: Machine, folder: Path) -> Iterator[Podman]:
     try:
         yield podman
     finally:
-        podman.cli("rm", "--all", "--force", "--time=1", check=False)
+        podman.cli("rm", "--all", "--force", "--time=0", check=False)
         # Its overlay keeps a mount of its own storage; lazily, since nothing uses it any more.
         for below in ("root/overlay", "root", "run"):
             machine.run(["umount", "--recursive", "--lazy", str(folder / below)], check=False)
