@@ -1,0 +1,1 @@
+"""Benchmarks: fixed inputs, everything compared in one run, results as ratios."""
