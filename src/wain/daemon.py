@@ -88,7 +88,7 @@ def _load(
         data = response.read(_MAX_ANSWER_BYTES)
     for line in data.splitlines():
         try:
-            message = json.loads(line)
+            message = json.loads(line, strict=False)
         except ValueError:
             continue
         if isinstance(message, dict) and message.get("error"):
