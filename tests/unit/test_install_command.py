@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,41 @@ def test_bytecode_when_it_is_asked_for(links: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "without").rglob("*.pyc")) == []
     install(links, "--compile", "--target", str(tmp_path / "with"), "lib")
     assert len(list((tmp_path / "with").rglob("*.pyc"))) == 1
+
+
+BACKEND = """
+import base64, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name = "grown-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(folder + "/" + name, "w") as archive:
+        archive.writestr("grown.py", "x = 'built'\\n")
+        archive.writestr("grown-1.0.dist-info/METADATA", "Metadata-Version: 2.2\\nName: grown\\nVersion: 1.0\\n")
+        tags = "Root-Is-Purelib: true\\nTag: py3-none-any\\n"
+        archive.writestr("grown-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\n" + tags)
+        archive.writestr("grown-1.0.dist-info/RECORD", "")
+    return name
+"""
+
+
+def test_an_sdist_is_built_once(links: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.2\nName: grown\nVersion: 1.0\n",
+        "backend.py": BACKEND,
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "grown"\nversion = "1.0"\n',
+    }
+    with tarfile.open(links / "grown-1.0.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"grown-1.0/{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    install(links, "-v", "--target", str(tmp_path / "one"), "grown")
+    assert "grown-1.0.tar.gz is built: it was not built before" in capsys.readouterr().err
+    install(links, "-v", "--target", str(tmp_path / "two"), "grown")
+    assert "built before with the same" in capsys.readouterr().err
+    assert (tmp_path / "two" / "grown.py").read_text() == "x = 'built'\n"
+    assert main(["cache", "list", "--kind", "built-wheel"]) == 0
+    assert "grown-1.0-py3-none-any.whl" in capsys.readouterr().out
 
 
 def test_usage_errors(links: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

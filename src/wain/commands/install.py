@@ -162,32 +162,25 @@ def _make_environment(root: Path, python: str | None) -> None:
 def _wheels(
     args: argparse.Namespace, interpreter: Interpreter, settings: IndexSettings, store: Store, transport: Transport
 ) -> list[Wheel]:
-    from wain.locking import fetch_selected, select_for
-    from wain.wheels import Wheel
+    from wain.settings import wain_settings
+    from wain.wheelhouse import collect_wheels
 
     console: Console | None = getattr(args, "console", None)
     opened: dict[str, Wheel] = {}
-    for lock, folder in _locks(args, interpreter, settings, store, transport):
-        selected = select_for(
-            lock, interpreter.target, extras=args.extra, groups=args.group, settings=settings, store=store
-        )
-        unbuilt = [item.name for item in selected if item.kind != "wheel"]
-        if unbuilt:
-            raise LockError(
-                f"{', '.join(unbuilt)} would have to be built from source",
-                hint="Name versions that have wheels, or say --only-binary :all: to find some.",
-            )
-        fetched = fetch_selected(
-            selected,
+    for lock, folder, urls in _locks(args, interpreter, settings, store, transport):
+        for wheel in collect_wheels(
+            lock,
+            interpreter.target,
+            folder=folder,
+            settings=settings,
             store=store,
             transport=transport,
-            settings=settings,
-            project=folder,
+            extras=args.extra,
+            groups=args.group,
+            credential_urls=urls,
+            build_env=wain_settings(Path.cwd()).build_env,
             progress=console.progress if console is not None else None,
-        )
-        for item, path, digest in fetched:
-            assert item.file is not None
-            wheel = Wheel.open(path, digest=digest, filename=item.file.filename)
+        ):
             if (other := opened.get(wheel.name)) is not None and other.digest != wheel.digest:
                 raise LockError(f"{wheel.filename} and {other.filename} are both asked for", hint="Keep one of them.")
             opened[wheel.name] = wheel
@@ -196,21 +189,21 @@ def _wheels(
 
 def _locks(
     args: argparse.Namespace, interpreter: Interpreter, settings: IndexSettings, store: Store, transport: Transport
-) -> list[tuple[Lock, Path]]:
-    """What is to be installed, each with the folder that its relative paths start from."""
+) -> list[tuple[Lock, Path, tuple[str, ...]]]:
+    """What is to be installed, each with the folder that its relative paths start from and the direct URLs in it."""
     from wain.lock import Lock
     from wain.lockformats import read_uv_lock
     from wain.locking import lock_for_requirements
     from wain.requirements import Requirements, parse_requirement, read_requirements
 
-    found: list[tuple[Lock, Path]] = []
+    found: list[tuple[Lock, Path, tuple[str, ...]]] = []
     files = []
     for text in args.requirement:
         path = Path(text)
         if path.name in _LOCK_NAMES:
-            found.append((read_uv_lock(path, project=path.parent), path.parent))
+            found.append((read_uv_lock(path, project=path.parent), path.parent.absolute(), ()))
         elif path.suffix == ".toml":
-            found.append((Lock.read(path), path.parent))
+            found.append((Lock.read(path), path.parent.absolute(), ()))
         else:
             files.append(read_requirements(path))
     folder = Path.cwd()
@@ -233,7 +226,8 @@ def _locks(
             transport=transport,
             refresh=args.refresh,
         )
-        found.append((lock, first.parent))
+        urls = tuple(line.url for line in (*merged.lines, *merged.constraints) if line.url)
+        found.append((lock, first.parent.absolute(), urls))
     return found
 
 

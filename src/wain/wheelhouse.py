@@ -1,0 +1,127 @@
+"""From a lock to the wheels of one target: selected, fetched, and built where there is none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wain.digest import Digest
+from wain.errors import LockError, StoreError
+from wain.fetching import Progress, fetch
+from wain.index import PackageIndexes
+from wain.lock import Lock, Selected
+from wain.locking import select_for
+from wain.platforms import Target
+from wain.settings import IndexSettings
+from wain.store import Store
+from wain.transport import Transport
+from wain.wheels import Wheel
+
+if TYPE_CHECKING:
+    from wain.sdists import BuiltWheel
+
+log = logging.getLogger(__name__)
+
+
+def collect_wheels(
+    lock: Lock,
+    target: Target,
+    *,
+    folder: Path,
+    settings: IndexSettings,
+    store: Store,
+    transport: Transport,
+    extras: Iterable[str] = (),
+    groups: Iterable[str] = (),
+    credential_urls: Iterable[str] = (),
+    build_env: Mapping[str, Mapping[str, str]] | None = None,
+    progress: Progress | None = None,
+) -> list[Wheel]:
+    """The wheels that a target gets of a lock, opened; the caller closes them.
+
+    :param folder: where relative paths start.
+    :param credential_urls: direct URLs as the user wrote them: a lock has them without user and password.
+    :param build_env: variables for builds by distribution; those under the empty name are for all.
+    :raises LockError, NoWheel: when the lock does not fit the target.
+    :raises SdistError: when something that has no wheel does not build.
+    :raises HashMismatch, TransferError, Offline: as `fetch` does.
+    """
+    selected = select_for(lock, target, extras=extras, groups=groups, settings=settings, store=store)
+    indexes = PackageIndexes(settings, store=store, transport=transport, folder=folder)
+    urls = tuple(url for url in credential_urls if "@" in url)
+    if urls:
+        indexes.credentials = indexes.credentials.with_urls(urls)
+    digests = fetch(
+        [item.file for item in selected if item.file is not None],
+        store=store,
+        transport=transport,
+        indexes=indexes,
+        progress=progress,
+    )
+    wheels: list[Wheel] = []
+    try:
+        for item in selected:
+            if item.kind == "wheel":
+                assert item.file is not None
+                filename, digest = item.file.filename, digests[item.file]
+            else:
+                env = {**(build_env or {}).get("", {}), **(build_env or {}).get(item.name, {})}
+                fetched = None if item.file is None else digests[item.file]
+                built = _build(item, fetched, target, indexes, env, urls)
+                log.info("%s: %s", built.filename, built.reason)
+                filename, digest = built.filename, built.digest
+            wheels.append(Wheel.open(_path(store, digest, filename), digest=digest, filename=filename))
+    except BaseException:
+        for wheel in wheels:
+            wheel.close()
+        raise
+    return wheels
+
+
+def _build(
+    item: Selected,
+    digest: Digest | None,
+    target: Target,
+    indexes: PackageIndexes,
+    env: Mapping[str, str],
+    urls: tuple[str, ...],
+) -> BuiltWheel:
+    from wain.sdists import BuildOptions, build_project, build_repository, build_sdist
+
+    options = BuildOptions(env=env)
+    package = item.package
+    if package.directory is not None:
+        place = Path(package.directory.path, package.directory.subdirectory or "")
+        return build_project(place, name=item.name, target=target, indexes=indexes, options=options)
+    if package.vcs is not None:
+        return build_repository(
+            package.vcs,
+            name=item.name,
+            version=item.version,
+            target=target,
+            indexes=indexes,
+            options=options,
+            credential_urls=urls,
+        )
+    if item.file is None or digest is None:
+        raise LockError(f"{item.name} has neither a file nor a source in the lock", hint="Lock again.")
+    return build_sdist(
+        _path(indexes.store, digest, item.file.filename),
+        filename=item.file.filename,
+        digest=digest,
+        name=item.name,
+        version=item.version,
+        target=target,
+        indexes=indexes,
+        subdirectory=package.subdirectory,
+        options=options,
+    )
+
+
+def _path(store: Store, digest: Digest, filename: str) -> Path:
+    path = store.path(digest)
+    if path is None:
+        raise StoreError(f"{filename} vanished from the cache", hint="Somebody emptied it meanwhile; run it again.")
+    return path
