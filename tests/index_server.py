@@ -67,6 +67,8 @@ class Index:
     cut: dict[str, list[int]] = field(default_factory=dict)
     """File name -> after how many bytes the next answers break off."""
     gone: set[str] = field(default_factory=set)
+    tokens: dict[str, str] = field(default_factory=dict)
+    """Path -> the query that it needs."""
     status: dict[str, list[int]] = field(default_factory=dict)
     """Path -> statuses of its next answers."""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -124,6 +126,8 @@ def _handler(index: Index) -> type[BaseHTTPRequestHandler]:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return None
+            if path in index.tokens and urlsplit(self.path).query != index.tokens[path]:
+                return self._answer(403, b"", "text/plain")
             parts = path.strip("/").split("/")
             if parts[0] == "simple" and len(parts) == 2 and parts[1] in index.files:
                 return self._page(parts[1])

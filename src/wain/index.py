@@ -23,11 +23,11 @@ from wain.errors import (
     TransferError,
     WainError,
 )
-from wain.index_credentials import IndexCredentials
+from wain.index_credentials import IndexCredentials, strip_credentials
 from wain.index_pages import PageLink, distribution_of, parse_page
 from wain.settings import IndexSettings
 from wain.store import Store, recipe_key
-from wain.transport import HttpSettings, Transport, redact_url, split_credentials
+from wain.transport import HttpSettings, Transport, redact_url
 
 if TYPE_CHECKING:
     from wain.oci import JSON
@@ -371,12 +371,6 @@ def locked_file(link: PageLink) -> LockedFile:
     )
 
 
-def strip_credentials(url: str) -> str:
-    """The URL without user, password and fragment; other schemes than http lose them as well."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
-
-
 def _files_from_json(value: JSON) -> tuple[LockedFile, ...]:
     if not isinstance(value, list):
         raise TypeError("files")
@@ -392,8 +386,3 @@ def local_path(source: str, folder: Path) -> Path:
     if source.startswith("file:"):
         return Path(unquote(urlsplit(source).path))
     return folder / Path(source).expanduser()
-
-
-def clean_url(url: str) -> str:
-    """A URL of http or https without credentials; any other text as it is."""
-    return split_credentials(url)[0] if url.startswith(("http:", "https:")) else url

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from wain.errors import UsageError
 from wain.settings import IndexSettings
 from wain.transport import Credentials, origin_of, redact_url, split_credentials
 
 logger = logging.getLogger(__name__)
 
 _KEYRING_SECONDS = 30
+_SECRET_PARAMETER = re.compile(
+    r"token|secret|passw|signature|credential|auth|api_?key|access_?key|^sig$|^key$", re.IGNORECASE
+)
+
+
+def strip_credentials(url: str) -> str:
+    """The URL without user, password and fragment, and without query parameters whose names speak of secrets."""
+    parts = urlsplit(url)
+    query = "&".join(
+        word for word in parts.query.split("&") if word and not _SECRET_PARAMETER.search(word.partition("=")[0])
+    )
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="").geturl()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +37,8 @@ class IndexCredentials:
 
     known: tuple[tuple[str, Credentials], ...] = field(repr=False)
     """URL without credentials -> credentials, as the settings have them."""
+    queries: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """URL as a lock has it -> the same with the query that a requirement gives."""
     provider: str = "auto"
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     found: dict[tuple[tuple[str, str, int], str | None], Credentials | None] = field(
@@ -58,14 +72,18 @@ class IndexCredentials:
         """The same, with what further URLs carry (direct references in requirements)."""
         known = [split_credentials(url) for url in urls if url.startswith(("http:", "https:"))]
         found = tuple((clean, credentials) for clean, credentials in known if credentials is not None)
-        return IndexCredentials(known=(*self.known, *found), provider=self.provider, environ=self.environ)
+        queries = tuple(
+            (stripped, clean) for clean, _ in known if (stripped := strip_credentials(clean)) != clean.partition("#")[0]
+        )
+        return replace(self, known=(*self.known, *found), queries=(*self.queries, *queries))
 
     def for_url(self, url: str) -> tuple[str, Credentials | None]:
-        """The URL without credentials, and those to use: its own, an index's of the same server, netrc's.
+        """The URL to ask without user and password, and those to use: its own, an index's of that server, netrc's.
 
         Of several for one server the one whose URL shares the longest path wins.
         """
         clean, own = split_credentials(url)
+        clean = dict(self.queries).get(clean, clean).partition("#")[0]
         if own is not None and own.password:
             return clean, own
         same = [
@@ -169,12 +187,3 @@ def _run_keyring(service: str, username: str | None, environ: Mapping[str, str])
     if result.returncode != 0 or not password:
         return None
     return Credentials(username=username, password=password)
-
-
-def valid_url(url: str) -> bool:
-    """Whether a text is a URL of http or https with a host."""
-    try:
-        split_credentials(url)
-    except UsageError:
-        return False
-    return True

@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from wain.compatibility import best_wheel, evaluate_marker, satisfies
 from wain.errors import LockError, NoWheel
-from wain.index import LockedFile, strip_credentials
+from wain.index import LockedFile
+from wain.index_credentials import strip_credentials
 
 if TYPE_CHECKING:
     from wain.oci import JSON

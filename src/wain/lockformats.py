@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from wain.compatibility import evaluate_marker
 from wain.errors import LockError
-from wain.index import LockedFile, PackageIndexes, strip_credentials
+from wain.index import LockedFile, PackageIndexes
+from wain.index_credentials import strip_credentials
 from wain.index_pages import distribution_of
 from wain.lock import Dependency, DirectorySource, Lock, LockedPackage, VcsSource
 from wain.settings import normalize_name
@@ -258,7 +259,7 @@ def _pinned_package(line: RequirementLine, indexes: PackageIndexes) -> LockedPac
         )
     url = line.url or ""
     local = not re.match(r"https?:", url)
-    filename = unquote(url.partition("#")[0].rpartition("/")[2])
+    filename = unquote(re.split("[#?]", url)[0].rpartition("/")[2])
     name = line.name or distribution_of(filename)
     if name is None:
         raise LockError(
@@ -269,7 +270,7 @@ def _pinned_package(line: RequirementLine, indexes: PackageIndexes) -> LockedPac
     archive = LockedFile(
         filename=filename,
         url=None if local else strip_credentials(url),
-        path=os.path.normpath(line_folder(indexes) / unquote(path)) if local else None,
+        path=os.path.normpath(indexes.folder / unquote(path)) if local else None,
         hashes=(_as_pair(line.hashes[0]),) if len(line.hashes) == 1 else (),
         accepted=line.hashes if len(line.hashes) > 1 else (),
     )
@@ -280,11 +281,6 @@ def _pinned_package(line: RequirementLine, indexes: PackageIndexes) -> LockedPac
         marker=line.marker,
         archive=archive,
     )
-
-
-def line_folder(indexes: PackageIndexes) -> Path:
-    """What relative paths of requirements are relative to."""
-    return indexes.folder
 
 
 def _as_pair(text: str) -> tuple[str, str]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from wain.digest import Digest
 from wain.errors import LockError, ProjectError
 from wain.fetching import Progress, fetch
-from wain.index import PackageIndexes, strip_credentials
+from wain.index import PackageIndexes
+from wain.index_credentials import strip_credentials
 from wain.lock import Lock, Selected, parse_pylock
 from wain.lock_fit import check_pylock, check_uv_lock
 from wain.lockformats import (
@@ -23,6 +24,7 @@ from wain.lockformats import (
     refuse_foreign_lock,
 )
 from wain.project_requirements import ProjectRequirements, lock_notes, project_requirements
+from wain.requirements import refuse_unhashed
 from wain.resolve import ResolutionInput, find_interpreter, resolve
 from wain.settings import IndexSettings, WainSettings, index_settings, normalize_name, read_pyproject
 from wain.store import Store, recipe_key
@@ -95,6 +97,8 @@ def lock_for(
     needed = project_requirements(project, extras=extras, groups=groups)
     settings = _with_file_options(settings, needed)
     indexes = PackageIndexes(settings, store=store, transport=transport, folder=project.absolute())
+    if needed.requirements is not None:
+        refuse_unhashed(needed.requirements)
     if needed.requirements is not None and needed.requirements.is_locked:
         return lock_of_requirements(needed.requirements, targets=targets, indexes=indexes)
     for name in FOREIGN_LOCKS:
@@ -164,6 +168,8 @@ def make_lock(
     needed = project_requirements(project, extras=extras, groups=groups)
     settings = _with_file_options(settings, needed)
     indexes = PackageIndexes(settings, store=store, transport=transport, folder=project.absolute())
+    if needed.requirements is not None:
+        refuse_unhashed(needed.requirements)
     if needed.requirements is not None and needed.requirements.is_locked:
         lock = lock_of_requirements(needed.requirements, targets=targets, indexes=indexes)
     else:
@@ -258,7 +264,7 @@ def _direct_urls(project: Path) -> tuple[str, ...]:
     except (ProjectError, LockError):
         return ()
     lines = (*needed.lines, *(needed.requirements.constraints if needed.requirements else ()))
-    return tuple(line.url for line in lines if line.url and "@" in line.url and line.url.startswith("http"))
+    return tuple(line.url for line in lines if line.url and line.url.startswith(("http:", "https:")))
 
 
 def _with_file_options(settings: IndexSettings, needed: ProjectRequirements) -> IndexSettings:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wain.errors import ProjectError
-from wain.index import strip_credentials
+from wain.index_credentials import strip_credentials
 from wain.requirements import RequirementLine, Requirements, parse_requirement, read_requirements
 from wain.settings import normalize_name, read_pyproject
 

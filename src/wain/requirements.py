@@ -339,7 +339,10 @@ def _logical_lines(text: str) -> list[tuple[int, str]]:
 
 
 def refuse_unhashed(requirements: Requirements) -> None:
-    """:raises LockError: when --require-hashes is set, or some lines have hashes, and others have none."""
+    """Holds --require-hashes to its word.
+
+    :raises LockError: when it is set and a requirement has no hash.
+    """
     bare = [line for line in requirements.lines if not line.hashes]
     if requirements.require_hashes and bare:
         raise LockError(

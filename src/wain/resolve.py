@@ -71,7 +71,7 @@ class ResolutionInput:
     def needs_build(self) -> bool:
         """Whether metadata can only be had by running a build back end."""
         return self.dynamic or any(
-            line.editable or (line.url is not None and not line.url.partition("#")[0].endswith(".whl"))
+            line.editable or (line.url is not None and not re.split("[#?]", line.url)[0].endswith(".whl"))
             for line in self.lines
         )
 

@@ -30,7 +30,8 @@ from wain.digest import Digest
 from wain.elf import parse_elf
 from wain.errors import LockError, NoWheel, SdistError, WheelError
 from wain.fetching import fetch
-from wain.index import LockedFile, PackageIndexes, strip_credentials
+from wain.index import LockedFile, PackageIndexes
+from wain.index_credentials import strip_credentials
 from wain.interpreters import Interpreter, host_interpreter, library_digest, own_interpreter, tool_identities
 from wain.lock import Lock, VcsSource, parse_pylock
 from wain.oci import JSON, canonical_json

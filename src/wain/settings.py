@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from wain.errors import ProjectError, UsageError
-from wain.pipconf import CacheFolder, PipConfiguration, Setting, parse_boolean, read_pip_configuration
+from wain.pipconf import Setting, parse_boolean, read_pip_configuration
 
 logger = logging.getLogger(__name__)
 
@@ -248,33 +248,6 @@ def index_settings(
     # uv has no merging of its own here: what pip would read is what counts.
     merged = ChainMap(dict(own), dict(pip.variables), dict(pip.files))
     return _from_settings(merged, project)
-
-
-def cache_folder(
-    *, flag_dir: str | None = None, flag_none: bool = False, environ: Mapping[str, str] | None = None
-) -> CacheFolder:
-    """Whether a cache is wanted and where, by flags, WAIN_* variables and pip's configuration.
-
-    Only pip's wish for *no* cache is followed; pip's folder is pip's own and is never used.
-
-    :raises UsageError: when a value is no boolean.
-    """
-    environ = os.environ if environ is None else environ
-    if flag_none:
-        return CacheFolder(disabled=True, path=None, origin="--no-cache-dir")
-    if flag_dir:
-        return CacheFolder(disabled=False, path=Path(flag_dir), origin="--cache-dir")
-    if (text := environ.get("WAIN_NO_CACHE_DIR")) and parse_boolean(Setting(value=text, origin="WAIN_NO_CACHE_DIR")):
-        return CacheFolder(disabled=True, path=None, origin="WAIN_NO_CACHE_DIR")
-    if text := environ.get("WAIN_CACHE_DIR"):
-        return CacheFolder(disabled=False, path=Path(text), origin="WAIN_CACHE_DIR")
-    pip = read_pip_configuration(environ).cache_folder()
-    return pip if pip.disabled else CacheFolder(disabled=False, path=None, origin="")
-
-
-def pip_settings(environ: Mapping[str, str] | None = None) -> PipConfiguration:
-    """pip's configuration alone, as pip would read it here."""
-    return read_pip_configuration(environ)
 
 
 def _from_settings(settings: Mapping[str, Setting], project: Path | None) -> IndexSettings:

@@ -754,9 +754,25 @@ def test_credentials_are_nowhere_but_in_requests(
     assert SECRET not in caplog.text
     assert SECRET not in repr(lock)
     assert SECRET not in (private.project / "pylock.toml").read_text()
-    kept = [path for path in (tmp_path / "store").rglob("*") if path.is_file() and "/uv/" not in str(path)]
+    kept = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert kept
     assert not [path for path in kept if SECRET.encode() in path.read_bytes()]
+
+
+def test_a_token_in_a_direct_url_stays_out_of_the_lock_and_is_used_to_fetch(bench: Bench) -> None:
+    filename = bench.index.add("a", "1.0")
+    path = f"/files/a/{filename}"
+    bench.index.tokens[path] = f"file=1&token={SECRET}"
+    bench.write("requirements.txt", f"a @ {bench.index.url}{path}?file=1&token={SECRET}\n")
+    bench.write_lock()
+    text = (bench.project / "pylock.toml").read_text()
+    assert SECRET not in text
+    assert f"{path}?file=1" in text
+    chosen = bench.select(bench.lock()).values()
+    (fetched,) = fetch_selected(
+        chosen, store=bench.store, transport=bench.transport, settings=bench.settings, project=bench.project
+    )
+    assert fetched[2] == f"sha256:{bench.index.sha256(filename)}"
 
 
 def test_refused_credentials_are_an_error_without_them(private: Bench) -> None:
