@@ -160,7 +160,10 @@ class Uploads:
                         raise
                     log.info("%s; upload attempt %d", error.message, failures + 1)
                     self._pause(failures)
+                    reached = start
                     place, start = self._where(place if error.status in (None, 416) else None)
+                    if start > reached:
+                        failures = 0  # it comes forward, however often it breaks
 
     def _pause(self, failures: int) -> None:
         if self._stopped.wait(min(self._session.settings.backoff_seconds * 2 ** (failures - 1), 20)):
