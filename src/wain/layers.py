@@ -214,10 +214,10 @@ def _spliced(
     note = ", ".join(sorted(wheel.filename for wheel in wheels))[:200]
     try:
         while True:
-            plan = plan_install(wheels, scheme, corrections=corrections)
+            verification = splice.Verification(wheels)
             with store.writer(kind="layer", note=note) as writer:
-                verification = splice.Verification(plan.wheels)
                 try:
+                    plan = plan_install(wheels, scheme, corrections=corrections)
                     spliced = splice.assemble(_plan_parts(plan, folders), writer.file.write, threads=threads)
                 finally:
                     verification.join()

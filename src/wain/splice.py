@@ -10,9 +10,9 @@ Sources: RFC 1952, section 2.2; OCI image specification, layer.md.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ WINDOW_BYTES = 48 << 20
 """How much of the tar may be ready before its turn."""
 KEEP_RATIO = 0.94
 """A wheel's streams are kept unless the compressor makes less than this of a sample of them."""
-SAMPLE_BYTES = 1 << 20
+SAMPLE_BYTES = 1 << 19
 SAMPLED_SIZES = (1 << 10, 1 << 18)
 
 _BATCH_BYTES = 1 << 20
@@ -89,7 +89,7 @@ class Shared:
     def run(self, emit: Emit) -> None:
         import deflate
 
-        inflate, crc32, sha256 = deflate.deflate_decompress, zlib.crc32, hashlib.sha256
+        inflate, crc32, sha256 = deflate.deflate_decompress, deflate.crc32, hashlib.sha256
         error_type: type[Exception] = deflate.DeflateError
         parts: list[Buffer] = []
         for piece in self._pieces:
@@ -282,7 +282,7 @@ def assemble(parts: Iterable[Part], write: Callable[[Buffer], object], *, thread
     :param threads: how many work ahead; the outcome is the same for any number.
     :raises: what the first part that fails raises, or `write`.
     """
-    return _Assembly(list(parts), write, threads or min(os.cpu_count() or 1, 8)).run()
+    return _Assembly(parts, write, threads or min(os.cpu_count() or 1, 8)).run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,15 +315,16 @@ class _Assembly:
     whose turn it is: so there is always one that goes on.
     """
 
-    def __init__(self, parts: Sequence[Part], write: Callable[[Buffer], object], threads: int) -> None:
-        self._parts = parts
+    def __init__(self, parts: Iterable[Part], write: Callable[[Buffer], object], threads: int) -> None:
+        self._parts = iter(parts)
         self._write = write
-        self._threads = max(1, min(threads, len(parts)))
-        self._queues = [_Queue() for _ in parts]
+        self._threads = max(1, threads)
+        self._queues: dict[int, _Queue] = {}
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._ready = threading.Condition(self._lock)
-        self._next = 0
+        self._count = 0
+        self._is_last = False
         self._turn = 0
         self._ready_bytes = 0
         self._stopped = False
@@ -337,8 +338,11 @@ class _Assembly:
         for worker in workers:
             worker.start()
         try:
-            for number, queue in enumerate(self._queues):
-                for item in self._take(number, queue):
+            for number in itertools.count():
+                queue = self._turn_of(number)
+                if queue is None:
+                    break
+                for item in self._take(queue):
                     for data in item.tar:
                         tar.update(data)
                     if item.blob:
@@ -361,10 +365,17 @@ class _Assembly:
             wrong_rows=wrong,
         )
 
-    def _take(self, number: int, queue: _Queue) -> Iterator[_Item]:
+    def _turn_of(self, number: int) -> _Queue | None:
+        """The queue whose turn it is, when somebody works on it; None behind the last."""
         with self._lock:
+            self._queues.pop(number - 1, None)
             self._turn = number
             self._room.notify_all()
+            while number >= self._count and not self._is_last:
+                self._ready.wait()
+            return self._queues.get(number)
+
+    def _take(self, queue: _Queue) -> Iterator[_Item]:
         while True:
             with self._lock:
                 while not queue.items and not queue.done:
@@ -378,20 +389,35 @@ class _Assembly:
             if error is not None:
                 raise error
             if done:
-                self._queues[number] = _Queue()
                 return
 
+    def _next_part(self) -> tuple[int, _Queue, Part] | None:
+        with self._lock:
+            if self._stopped or self._is_last:
+                return None
+            queue = _Queue()
+            try:
+                part = next(self._parts)
+            except StopIteration:
+                self._is_last = True
+                self._ready.notify()
+                return None
+            except BaseException as error:
+                self._is_last = True
+                queue.error, queue.done = error, True
+                part = None
+            number = self._count
+            self._queues[number] = queue
+            self._count += 1
+            self._ready.notify()
+            return None if part is None else (number, queue, part)
+
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                number = self._next
-                if self._stopped or number >= len(self._parts):
-                    return
-                self._next += 1
-            queue = self._queues[number]
+        while (taken := self._next_part()) is not None:
+            number, queue, part = taken
             error: BaseException | None = None
             try:
-                self._parts[number].run(_Emitter(self, number, queue))
+                part.run(_Emitter(self, number, queue))
             except _Stopped:
                 return
             except BaseException as raised:

@@ -9,7 +9,6 @@ import itertools
 import re
 import stat
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import NamedTuple
@@ -260,7 +259,9 @@ class Inflation:
 
         :raises WheelError: when the stream is damaged, or its size or CRC is not the promised one.
         """
-        member, crc32 = self._member, zlib.crc32
+        from isal.isal_zlib import crc32
+
+        member = self._member
         left, crc = member.size_bytes, 0
         for piece in self._stored() if member.method == STORED else self._inflated():
             chunk = piece if len(piece) <= left else piece[:left]
