@@ -156,12 +156,18 @@ class Docker:
 
 
 @contextlib.contextmanager
-def serve_docker(machine: Machine, folder: Path, *, containerd_store: bool = False) -> Iterator[Docker]:
+def serve_docker(
+    machine: Machine, folder: Path, *, containerd_store: bool = False, on_disk: bool = False
+) -> Iterator[Docker]:
     """Run dockerd in `machine` with all its files in `folder` (made if missing), until the block ends.
 
-    The images are gone afterwards. Containers' root is overlay2 (classic) or overlayfs (containerd store).
+    The images are gone afterwards. Containers' root is overlay2 (classic) or overlayfs (containerd store). Its data is
+    kept in memory where there is plenty, at most a quarter of it, unless `on_disk`: for images of gigabytes, and for
+    measurements.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if not on_disk:
+        machine.keep_in_memory(folder / "data")
     (folder / "client").mkdir(exist_ok=True)
     config = folder / "daemon.json"
     config.write_text(json.dumps({"features": {"containerd-snapshotter": True}} if containerd_store else {}))
@@ -185,17 +191,9 @@ def serve_docker(machine: Machine, folder: Path, *, containerd_store: bool = Fal
             daemon.wait_until(lambda: docker.cli("version", check=False).code == 0, timeout_seconds=60)
             yield docker
     finally:
-        _unmount(machine, folder)
+        machine.unmount_below(folder)
         remove_cgroup(group)
         remove_tree(folder)
-
-
-def _unmount(machine: Machine, folder: Path) -> None:
-    """Let go of what a daemon that ended left mounted below `folder`, so that it can be removed."""
-    mounts = machine.run(["cat", "/proc/self/mounts"], check=False).stdout.splitlines()
-    points = [line.split()[1] for line in mounts]
-    for point in sorted((point for point in points if point.startswith(f"{folder}/")), reverse=True):
-        machine.run(["umount", "--lazy", point], check=False)
 
 
 def remove_cgroup(group: str) -> None:

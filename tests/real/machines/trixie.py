@@ -65,6 +65,7 @@ class Containerd:
 def serve_containerd(machine: Machine, folder: Path) -> Iterator[Containerd]:
     """Run containerd in `machine` with all its files in `folder` (made if missing), until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
+    machine.keep_in_memory(folder / "root")
     config = folder / "config.toml"
     config.write_text(
         f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
@@ -80,6 +81,7 @@ def serve_containerd(machine: Machine, folder: Path) -> Iterator[Containerd]:
             daemon.wait_until(lambda: containerd.ctr("version", check=False).code == 0, timeout_seconds=60)
             yield containerd
     finally:
+        machine.unmount_below(folder)
         remove_tree(folder)
 
 
@@ -146,12 +148,11 @@ class Podman:
 def podman_storage(machine: Machine, folder: Path) -> Iterator[Podman]:
     """podman in `machine` with all its files in `folder` (made if missing), removed when the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
+    machine.keep_in_memory(folder / "root")
     podman = Podman(machine=machine, folder=folder)
     try:
         yield podman
     finally:
         podman.cli("rm", "--all", "--force", "--time=0", check=False)
-        # Its overlay keeps a mount of its own storage; lazily, since nothing uses it any more.
-        for below in ("root/overlay", "root", "run"):
-            machine.run(["umount", "--recursive", "--lazy", str(folder / below)], check=False)
+        machine.unmount_below(folder)
         remove_tree(folder)
