@@ -179,13 +179,13 @@ class Lock:
         """What `target` gets, by name; for each package the wheel that fits best.
 
         :param extras: of the project, normalised.
-        :param groups: dependency groups, normalised.
+        :param groups: dependency groups, normalised; none for the lock's default groups.
         :param allow_sdist: whether a package, by its normalised name, may be built where no wheel fits.
         :param prefer_sdist: whether its wheels are left aside (no-binary).
         :raises LockError: when the lock is not for the target, or does not know an extra or group.
         :raises NoWheel: when packages have no wheel that fits and may not be built; says what exists.
         """
-        extras, groups = frozenset(extras), frozenset(groups)
+        extras, groups = frozenset(extras), frozenset(groups) or frozenset(self.default_groups)
         self._check_target(target)
         packages = self._of_graph(target, extras, groups) if self.root else self._of_list(target, extras, groups)
         chosen: list[Selected] = []
@@ -258,6 +258,9 @@ class Lock:
             edges += self.root.extra_dependencies.get(extra, ())
         for group in sorted(groups):
             edges += self.root_groups.get(group, ())
+        # uv tells conflicting extras and groups apart by names that hold the project's.
+        own = f"{len(self.root.name)}-{self.root.name}"
+        extras = extras | {f"extra-{own}-{name}" for name in extras} | {f"group-{own}-{name}" for name in groups}
         chosen: dict[str, LockedPackage] = {}
         seen: set[tuple[str, str | None, str]] = set()
         while edges:

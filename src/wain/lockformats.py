@@ -153,7 +153,7 @@ def _uv_package(table: Mapping[str, Any], folder: Path) -> LockedPackage:
     return LockedPackage(
         name=name,
         version=table.get("version"),
-        marker=" or ".join(f"({marker})" for marker in markers) or None,
+        marker=" or ".join(f"({_uv_marker(marker)})" for marker in markers) or None,
         wheels=wheels,
         sdist=sdist,
         archive=archive,
@@ -183,8 +183,14 @@ def _uv_dependency(item: Mapping[str, Any]) -> Dependency:
         name=normalize_name(item["name"]),
         version=item.get("version"),
         extras=tuple(normalize_name(extra) for extra in item.get("extra", ())),
-        marker=str(marker) if marker else None,
+        marker=_uv_marker(str(marker)) if marker else None,
     )
+
+
+def _uv_marker(text: str) -> str:
+    """A marker on extras, as pylock.toml spells it: uv asks for one extra that is an encoded name."""
+    text = re.sub(r"extra == ('[^']*')", r"\1 in extras", text)
+    return re.sub(r"extra != ('[^']*')", r"\1 not in extras", text)
 
 
 def _uv_file(item: Mapping[str, Any], base: Path, source: Mapping[str, Any]) -> LockedFile:

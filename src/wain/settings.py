@@ -268,6 +268,15 @@ def _from_settings(settings: Mapping[str, Setting], project: Path | None) -> Ind
         value = text(name)
         return Path(value).expanduser() if value else None
 
+    def places(name: str) -> tuple[str, ...]:
+        # As with pip, a relative path starts where the command runs; what a project writes starts there.
+        by_project = project is not None and name in settings and "[tool.wain]" in settings[name].origin
+        folder = project.absolute() if project is not None and by_project else Path.cwd()
+        return tuple(
+            word if "://" in word or word.startswith("file:") else str(folder / Path(word).expanduser())
+            for word in words(name)
+        )
+
     keyring = text("keyring-provider") or "auto"
     if keyring not in ("auto", "disabled", "import", "subprocess"):
         raise UsageError(
@@ -277,14 +286,14 @@ def _from_settings(settings: Mapping[str, Setting], project: Path | None) -> Ind
     return IndexSettings(
         index_url=text("index-url"),
         extra_index_urls=words("extra-index-url"),
-        find_links=words("find-links"),
+        find_links=places("find-links"),
         no_index=boolean("no-index"),
         pre=boolean("pre"),
         prefer_binary=boolean("prefer-binary"),
         only_binary=words("only-binary", ","),
         no_binary=words("no-binary", ","),
-        constraints=words("constraint"),
-        build_constraints=words("build-constraint"),
+        constraints=places("constraint"),
+        build_constraints=places("build-constraint"),
         cert=path("cert"),
         client_cert=path("client-cert"),
         proxy=text("proxy"),

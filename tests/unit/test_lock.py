@@ -373,6 +373,50 @@ def test_uv_lock_is_walked_as_a_graph(tmp_path: Path) -> None:
     assert "s3cr3t" not in repr(lock)
 
 
+def test_conflicting_extras_of_a_uv_lock_are_told_apart(tmp_path: Path) -> None:
+    text = """version = 1
+requires-python = ">=3.11"
+conflicts = [[{ package = "app", extra = "cpu" }, { package = "app", extra = "gpu" }]]
+
+[[package]]
+name = "app"
+version = "1"
+source = { virtual = "." }
+dependencies = [{ name = "plain", marker = "extra != 'extra-3-app-cpu' and extra != 'extra-3-app-gpu'" }]
+
+[package.optional-dependencies]
+cpu = [{ name = "lib", version = "1.0", source = { registry = "r" }, marker = "extra == 'extra-3-app-cpu'" }]
+gpu = [{ name = "lib", version = "2.0", source = { registry = "r" }, marker = "extra == 'extra-3-app-gpu'" }]
+
+[package.metadata]
+provides-extras = ["cpu", "gpu"]
+"""
+    for name, version in (("lib", "1.0"), ("lib", "2.0"), ("plain", "1")):
+        url = f"https://files.example/{name}-{version}-py3-none-any.whl"
+        text += f"""
+[[package]]
+name = "{name}"
+version = "{version}"
+source = {{ registry = "https://index.example/simple" }}
+wheels = [{{ url = "{url}", hash = "sha256:{H}" }}]
+"""
+    (tmp_path / "uv.lock").write_text(text)
+    lock = read_uv_lock(tmp_path / "uv.lock")
+    assert [str(item.package) for item in lock.select(target())] == ["plain 1"]
+    assert [str(item.package) for item in lock.select(target(), extras=["cpu"])] == ["lib 1.0"]
+    assert [str(item.package) for item in lock.select(target(), extras=["gpu"])] == ["lib 2.0"]
+
+
+def test_default_groups_count_where_none_is_named() -> None:
+    lock = Lock(
+        packages=(package(), package("tool", marker="'dev' in dependency_groups")),
+        groups=("dev", "docs"),
+        default_groups=("dev",),
+    )
+    assert [item.name for item in lock.select(target())] == ["pkg", "tool"]
+    assert [item.name for item in lock.select(target(), groups=["docs"])] == ["pkg"]
+
+
 def test_uv_lock_is_not_rewritten(tmp_path: Path) -> None:
     (tmp_path / "uv.lock").write_text(UV_LOCK)
     with pytest.raises(LockError, match="a lock of another tool"):

@@ -123,6 +123,19 @@ def test_lists_booleans_and_numbers(home: Path) -> None:
     assert settings.cert.is_absolute()
 
 
+def test_relative_places_start_where_they_are_meant(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    project = tmp_path / "project"
+    write(project / "pyproject.toml", '[tool.wain]\nfind-links = ["wheels", "https://links.example/page"]\n')
+    values = environ(home, PIP_CONSTRAINT="limits.txt")
+    settings = index_settings(project, environ=values)
+    assert settings.find_links == (str(project / "wheels"), "https://links.example/page")
+    assert settings.constraints == (str(home / "limits.txt"),)
+    assert index_settings(None, environ={**values, "PIP_FIND_LINKS": "w"}).find_links == (str(home / "w"),)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
