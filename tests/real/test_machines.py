@@ -19,7 +19,7 @@ from tests.real.machines.registry import Registry
 from tests.real.machines.runtime import Unpack, fetch_page
 from tests.real.machines.trixie import Containerd, Podman
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("machines")]
 
 
 def tiny_layout(folder: Path) -> Path:
@@ -40,6 +40,13 @@ def test_a_missing_tool_skips_and_with_ci_fails(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="needs no-such-program"):
         places.require_tool("no-such-program")
+
+
+def test_a_group_stays_together(request: pytest.FixtureRequest) -> None:
+    """The suffix is what pytest-xdist keeps the tests of a group on one worker by."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("not a worker of --dist loadgroup")
+    assert request.node.nodeid.endswith("@machines")
 
 
 def test_what_is_kept_is_made_once_and_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
