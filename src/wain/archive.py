@@ -90,7 +90,7 @@ def stream(
     index = IndexDocument(manifests=entries).to_bytes()
     _add_bytes(file, "oci-layout", LAYOUT_BYTES)
     _add_bytes(file, "index.json", index)
-    _add_bytes(file, "manifest.json", _docker_manifest(image, [item.familiar for item in references]))
+    _add_bytes(file, "manifest.json", _docker_manifest(image, [str(item) for item in references]))
     written: set[Digest] = set()
     for descriptor, data in manifests:
         if descriptor.digest not in written:

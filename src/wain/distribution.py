@@ -133,18 +133,20 @@ class Session:
         probe = self._transport.with_settings(
             replace(self.settings, retries=0, timeout_seconds=min(self.settings.timeout_seconds, 10))
         )
+        likely = schemes[0]
         for scheme in schemes:
             try:
                 with probe.request("GET", f"{scheme}://{self._host}/v2/", ok=range(100, 600)) as response:
                     # 400 is what servers answer to plain HTTP on a port for TLS.
                     if scheme == "http" and response.status == 400:
+                        likely = "https"
                         continue
                     if response.status == 401:
                         self._remember(response)
                     return f"{scheme}://{self._host}"
             except TransferError as error:
                 log.debug("%s does not answer over %s: %s", self._host, scheme, error.message)
-        return f"{schemes[0]}://{self._host}"
+        return f"{likely}://{self._host}"
 
     def request(
         self,

@@ -71,7 +71,7 @@ def test_every_engine_finds_its_own(tmp_path: Path) -> None:
         read = {name: tar.extractfile(name).read() for name in names}  # type: ignore[union-attr]
     assert len(names) == len(set(names))
     (entry,) = json.loads(read["manifest.json"])
-    assert entry["RepoTags"] == ["app:1", "registry.example/team/app:2"]
+    assert entry["RepoTags"] == ["docker.io/library/app:1", "registry.example/team/app:2"]
     assert Digest.of(read[entry["Config"]]) == image.manifest.config.digest
     assert [Digest.of(gzip.decompress(read[path])) for path in entry["Layers"]] == list(image.config.diff_ids)
     index = json.loads(read["index.json"])
