@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wain.compatibility import evaluate_marker, satisfies
-from wain.errors import LockError
+from wain.errors import LockError, PythonError
 from wain.lock import Lock, LockedPackage
 from wain.lockformats import uv_metadata
 from wain.project_requirements import ProjectRequirements, lock_notes, pyproject_lines
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from wain.platforms import Target
 
 logger = logging.getLogger(__name__)
+
+
+def check_python(needed: ProjectRequirements, targets: Sequence[Target]) -> None:
+    """:raises PythonError: when the project does not allow the Python of a target."""
+    allowed = needed.requires_python
+    for target in targets:
+        if allowed and not satisfies(allowed, str(target.python)):
+            raise PythonError(
+                f"the project needs Python {allowed}, and the image would have {target.python}",
+                hint="Choose another with --python or --base, or change requires-python.",
+            )
 
 
 def check_pylock(lock: Lock, path: Path, needed: ProjectRequirements, targets: Sequence[Target]) -> None:

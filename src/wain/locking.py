@@ -16,7 +16,7 @@ from wain.fetching import Progress, fetch
 from wain.index import PackageIndexes
 from wain.index_credentials import strip_credentials
 from wain.lock import Lock, Selected, parse_pylock
-from wain.lock_fit import check_pylock, check_uv_lock
+from wain.lock_fit import check_pylock, check_python, check_uv_lock
 from wain.lockformats import (
     FOREIGN_LOCKS,
     lock_of_requirements,
@@ -80,6 +80,7 @@ def lock_for(
     :param refresh: a remembered resolution does not count.
     :raises LockError: when the lock does not fit the project or the targets, or `locked` and there is none;
         the hint says how to renew it.
+    :raises PythonError: when the project does not allow a target's Python.
     :raises ResolutionError: when nothing fits; `UnknownDistribution` and `NoWheel` are more exact.
     :raises HashMismatch: when the user's hashes leave no file.
     :raises Offline: when the network is needed and `offline`.
@@ -95,6 +96,7 @@ def lock_for(
     if path is not None:
         return _lock_file(path, project, targets, extras, groups)
     needed = project_requirements(project, extras=extras, groups=groups)
+    check_python(needed, targets)
     settings = _with_file_options(settings, needed)
     indexes = PackageIndexes(settings, store=store, transport=transport, folder=project.absolute())
     if needed.requirements is not None:
@@ -166,6 +168,7 @@ def make_lock(
     if settings is None:
         settings = index_settings(project)
     needed = project_requirements(project, extras=extras, groups=groups)
+    check_python(needed, targets)
     settings = _with_file_options(settings, needed)
     indexes = PackageIndexes(settings, store=store, transport=transport, folder=project.absolute())
     if needed.requirements is not None:
@@ -319,6 +322,7 @@ def _lock_file(
         if (project / "requirements.txt").is_file() or read_pyproject(project).get("project"):
             raise
         return lock  # a lock alone is all that this folder says
+    check_python(needed, targets)
     check_pylock(lock, path, needed, targets)
     return lock
 

@@ -492,7 +492,8 @@ def _reason(text: str) -> str:
         for line in body.splitlines()
         if not line.startswith("warning:")
     ]
-    return " ".join(line for line in lines if line)[:_MAX_REASON] or "uv gave no reason"
+    told = " ".join(line for line in lines if line).removeprefix("No solution found when resolving dependencies ")
+    return told[:_MAX_REASON] or "uv gave no reason"
 
 
 def _lacks_wheels(text: str) -> bool:

@@ -22,6 +22,7 @@ from wain.errors import (
     NoWheel,
     Offline,
     ProjectError,
+    PythonError,
     ResolutionError,
     TransferError,
     UnknownDistribution,
@@ -497,6 +498,20 @@ def test_locked_without_a_lock(bench: Bench) -> None:
         bench.lock(locked=True)
 
 
+def test_a_python_that_the_project_does_not_allow(bench: Bench) -> None:
+    text = '[project]\nname = "x"\nversion = "1"\nrequires-python = "%s"\ndependencies = ["a"]\n'
+    bench.index.add("a", "1.0")
+    bench.write("pyproject.toml", text % ">=3.14")
+    with pytest.raises(PythonError, match=r"needs Python >=3\.14, and the image would have 3\.13\.5"):
+        bench.lock()
+    bench.write("pyproject.toml", text % ">=3.13")
+    bench.write_lock()
+    assert bench.lock(locked=True)
+    bench.write("pyproject.toml", text % ">=3.13.6")
+    with pytest.raises(PythonError):
+        bench.lock(locked=True)
+
+
 def test_nothing_to_lock(bench: Bench) -> None:
     with pytest.raises(ProjectError, match=r"neither requirements\.txt nor"):
         bench.lock()
@@ -615,9 +630,8 @@ def test_an_older_wheel_is_taken_before_a_newer_sdist(bench: Bench) -> None:
     assert (found.kind, found.version) == ("wheel", "1.0")
 
 
-def test_a_folder_with_dynamic_requirements_is_asked(bench: Bench) -> None:
+def test_a_folder_is_locked_as_a_folder_with_what_it_requires(bench: Bench) -> None:
     bench.index.add("a", "1.0")
-    bench.write("setup.py", "raise SystemExit")
     (bench.project / "local").mkdir()
     bench.write("local/pyproject.toml", '[project]\nname = "local"\nversion = "1"\ndependencies = ["a"]\n')
     bench.write("requirements.txt", "./local\n")
