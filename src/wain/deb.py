@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import mmap
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ from wain.tars import TarMember, TarReader
 
 MAX_UNPACKED_BYTES = 8 << 30
 """The most that one package may unpack to."""
+
+LARGE_BYTES = 1 << 20
+"""From this size on, a file begins at a page of the spool, so that it can be mapped."""
 
 _MAX_CONTROL_BYTES = 32 << 20
 _MAX_CONTROL_FILE_BYTES = 4 << 20
@@ -145,6 +149,9 @@ class Deb:
                 if member.is_sparse:
                     raise self._wrong(f"holds a sparse file, {member.path}")
                 place = spool.tell()
+                if member.kind == "file" and member.size_bytes >= LARGE_BYTES:
+                    spool.write(bytes(-place % mmap.ALLOCATIONGRANULARITY))
+                    place = spool.tell()
                 if member.kind == "file":
                     spool.writelines(tar.chunks())
                 yield member, place

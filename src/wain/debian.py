@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from wain.debian_archive import SUITES, Archive, Mirrors, debian_mirrors
+from wain.debian_archive import SUITES, Archive, Mirrors, Progress, debian_mirrors
 from wain.debian_bytecode import can_run, compile_library, interpreter_packages
 from wain.debian_packages import NAME, Package, PackageIndex, resolve
 from wain.debian_rootfs import Rootfs
 from wain.digest import Digest
-from wain.errors import ImageError, LockError, PythonError, UsageError, WainError
+from wain.errors import ImageError, LockError, OutputError, PythonError, UsageError, WainError
 from wain.image import Image
 from wain.layers import RECIPE_KEY, Entry, Layer, files_layer, stored_layer
 from wain.oci import JSON, Config, Runtime
@@ -324,20 +324,26 @@ def base_image(
     transport: Transport,
     mirrors: Mirrors | None,
     archive: Archive | None = None,
+    elsewhere: Callable[[Digest], Layer | None] = lambda key: None,
+    progress: Progress | None = None,
 ) -> Image:
     """The image of a lock: what the system needs, Python, and where there are some the added packages.
 
+    :param elsewhere: gives a layer by its recipe key where the store has none, without making it.
+    :param progress: is told of each download: its file's name, the bytes that are there, the size; from several
+        threads.
+    :raises OutputError: when the temporary folder cannot hold the packages' files.
     :raises DebianError: when a package is not to be had or not usable, or a script of it does more than wain.
     :raises HashMismatch: when a mirror serves other bytes than the lock says.
     """
     archive = archive or Archive(mirrors, store=store, transport=transport)
-    maker = _Maker(lock, archive, store)
+    maker = _Maker(lock, archive, store, progress)
     return Image(
         config=Config(
             platform=lock.platform,
             runtime=Runtime(env=(f"PATH={PATH}", "LANG=C.UTF-8"), cmd=(f"/usr/bin/python{lock.python}",)),
         )
-    ).append(*maker.layers())
+    ).append(*maker.layers(elsewhere))
 
 
 def built_base(
@@ -357,7 +363,8 @@ def built_base(
 class _Maker:
     """Makes the layers of one lock, those only that the store does not have."""
 
-    def __init__(self, lock: BaseLock, archive: Archive, store: Store) -> None:
+    def __init__(self, lock: BaseLock, archive: Archive, store: Store, progress: Progress | None = None) -> None:
+        self._progress = progress
         self._lock = lock
         self._archive = archive
         self._store = store
@@ -378,13 +385,20 @@ class _Maker:
         if self._compiler is not None and store.memo("debian-no-bytecode", self._failure) is not None:
             self._compiler = None
 
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self, elsewhere: Callable[[Digest], Layer | None]) -> tuple[Layer, ...]:
         keys = self._keys(with_bytecode=self._compiler is not None)
-        known = [self._known(key) for key in keys]
+        known = [self._known(key) or elsewhere(key) for key in keys]
         found = [layer for layer in known if layer is not None]
         if len(found) == len(keys):
             return tuple(found)
-        return self._make(known)
+        files = self._fetch((*self._lock.packages, *self._lock.extras))
+        try:
+            return self._make(known, files)
+        except OSError as error:
+            raise OutputError(
+                f"the files of Debian's packages cannot be kept in {tempfile.gettempdir()}: {error.strerror or error}",
+                hint="Make room there, or set TMPDIR to a folder that has it.",
+            ) from error
 
     def _keys(self, *, with_bytecode: bool) -> list[Digest]:
         base: dict[str, JSON] = {"recipe": RECIPE, "packages": _digests(self._lock.packages)}
@@ -417,9 +431,8 @@ class _Maker:
             annotations={RECIPE_KEY: key},
         )
 
-    def _make(self, known: Sequence[Layer | None]) -> tuple[Layer, ...]:
+    def _make(self, known: Sequence[Layer | None], files: Mapping[Digest, Path]) -> tuple[Layer, ...]:
         lock = self._lock
-        files = self._fetch((*lock.packages, *lock.extras))
         with tempfile.TemporaryDirectory(prefix="wain-debian-") as name:
             folder = Path(name)
             rootfs = Rootfs(folder / "spool", self._architecture)
@@ -459,7 +472,7 @@ class _Maker:
                 return system, interpreter, extra[0]
             return system, interpreter, self._extra_layer(keys[2], rootfs, files)
 
-    def _extra_layer(self, key: Digest, rootfs: Rootfs, files: dict[Digest, Path]) -> Layer:
+    def _extra_layer(self, key: Digest, rootfs: Rootfs, files: Mapping[Digest, Path]) -> Layer:
         before = dict(rootfs.files())
         extras = self._lock.extras
         rootfs.add([(item.name, files[item.digest]) for item in extras])
@@ -544,11 +557,15 @@ class _Maker:
                 origin=item.origin,
                 digest=item.digest,
                 size_bytes=item.size_bytes,
+                progress=self._progress,
             )
 
         wanted = list(packages)
-        with ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="deb") as pool:
+        pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="deb")
+        try:
             return dict(zip([item.digest for item in wanted], pool.map(one, wanted), strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _changed(entries: Iterable[Entry], before: Mapping[str, Entry]) -> Iterator[Entry]:

@@ -15,15 +15,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
-from wain.debian_packages import Package, PackageIndex, parse_fields
+from wain.debian_packages import PackageIndex, parse_fields
 from wain.digest import Digest
 from wain.errors import DebianError, HashMismatch, NotFound, SignatureError, StoreError, TransferError
 from wain.store import Store, recipe_key
 from wain.transport import Transport, redact_url
 
 log = logging.getLogger(__name__)
+
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+"""Told of a download: what, the bytes that are there, and the size where it is known."""
 
 SUITES: Mapping[str, str] = {"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie"}
 """Python minor version -> the suite whose python3 it is."""
@@ -360,7 +365,16 @@ class Archive:
             raise DebianError(f"{urls[-1]} unpacks to too much", hint="Use another mirror.")
         return data
 
-    def deb(self, name: str, *, filename: str, origin: str, digest: Digest, size_bytes: int) -> Path:
+    def deb(
+        self,
+        name: str,
+        *,
+        filename: str,
+        origin: str,
+        digest: Digest,
+        size_bytes: int,
+        progress: Progress | None = None,
+    ) -> Path:
         """A package's file, verified, in the store.
 
         :raises DebianError: when no mirror has it any more.
@@ -375,14 +389,25 @@ class Archive:
         first, second = (security, mirrors.main) if origin == "security" else (mirrors.main, security)
         urls = [f"{root}/{filename}" for root in (*first, *second)]
         try:
-            return self._fetch(digest, size_bytes, urls, kind="deb", note=filename.rpartition("/")[2])
+            return self._fetch(
+                digest, size_bytes, urls, kind="deb", note=filename.rpartition("/")[2], progress=progress
+            )
         except NotFound as error:
             raise DebianError(
                 f"no Debian mirror has {filename.rpartition('/')[2]} any more",
                 hint="A newer version of it has come out: renew the lock with `wain lock --upgrade`.",
             ) from error
 
-    def _fetch(self, digest: Digest, size_bytes: int, urls: Sequence[str], *, kind: str, note: str) -> Path:
+    def _fetch(
+        self,
+        digest: Digest,
+        size_bytes: int,
+        urls: Sequence[str],
+        *,
+        kind: str,
+        note: str,
+        progress: Progress | None = None,
+    ) -> Path:
         """:raises NotFound: when none of the URLs has it."""
         have = self._store.path(digest)
         if have is not None:
@@ -391,18 +416,26 @@ class Archive:
             self._store.drop(digest)
         with self._store.partial(digest, kind=kind, note=note) as writer:
             if not writer.present:
-                self._download(writer.path, digest, size_bytes, urls)
+                told = partial(progress, note) if progress else None
+                self._download(writer.path, digest, size_bytes, urls, told)
                 writer.commit(known=digest)
         path = self._store.path(digest)
         if path is None:
             raise StoreError(f"{note} went away as soon as it was stored", hint="Run the same again.")
         return path
 
-    def _download(self, path: Path, digest: Digest, size_bytes: int, urls: Sequence[str]) -> None:
+    def _download(
+        self,
+        path: Path,
+        digest: Digest,
+        size_bytes: int,
+        urls: Sequence[str],
+        progress: Callable[[int, int | None], None] | None,
+    ) -> None:
         failure: TransferError | HashMismatch | None = None
         for url in urls:
             try:
-                self._transport.download(url, path, digest=digest, size_bytes=size_bytes)
+                self._transport.download(url, path, digest=digest, size_bytes=size_bytes, progress=progress)
                 return
             except NotFound as error:
                 failure = failure or error
@@ -412,8 +445,3 @@ class Archive:
                     failure = error
         assert failure is not None
         raise failure
-
-
-def file_of(package: Package) -> str:
-    """The name of the package's file, as people know it."""
-    return package.filename.rpartition("/")[2]

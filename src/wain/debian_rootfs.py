@@ -6,16 +6,17 @@ Sources: Debian policy; the file system hierarchy standard; deb-postinst(5); ldc
 from __future__ import annotations
 
 import io
+import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from wain.deb import Control, Deb
+from wain.deb import LARGE_BYTES, Control, Deb
 from wain.debian_packages import parse_relations
 from wain.debian_scripts import Alternative, script_effects
-from wain.elf import parse_elf
+from wain.elf import ElfFile, parse_elf
 from wain.errors import DebianError
 from wain.layers import Entry
 from wain.ld_cache import Library, ld_cache
@@ -82,6 +83,16 @@ class _Slice:
         with self.path.open("rb") as stream:
             stream.seek(self.start)
             return stream.read(self.size_bytes if size_bytes < 0 else min(size_bytes, self.size_bytes))
+
+    def parsed(self) -> ElfFile | None:
+        """What it says as an ELF file; large ones are mapped, not read."""
+        if self.start % mmap.ALLOCATIONGRANULARITY or self.size_bytes < LARGE_BYTES:
+            return parse_elf(self.read())
+        with (
+            self.path.open("rb") as stream,
+            mmap.mmap(stream.fileno(), self.size_bytes, access=mmap.ACCESS_READ, offset=self.start) as view,
+        ):
+            return parse_elf(view)
 
 
 class _SliceReader(io.RawIOBase):
@@ -447,7 +458,7 @@ class Rootfs:
             return None
         if entry.size_bytes > _MAX_LIBRARY_BYTES or entry.open_data.read(4) != b"\x7fELF":
             return None
-        elf = parse_elf(entry.open_data.read())
+        elf = entry.open_data.parsed()
         if elf is None or elf.architecture != architecture:
             return None
         return elf.soname or path.rpartition("/")[2]

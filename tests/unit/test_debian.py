@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from wain import debian, debian_bytecode
 from wain.debian import BaseLock, LockedDeb, base_image, resolve_base, suite_of
 from wain.debian_archive import Archive, Mirrors
 from wain.digest import Digest
-from wain.errors import DebianError, HashMismatch, LockError, Offline, PythonError, UsageError
+from wain.errors import DebianError, HashMismatch, LockError, Offline, OutputError, PythonError, UsageError
 from wain.image import Image, check_image
 from wain.oci import canonical_json
 from wain.platforms import Platform
@@ -255,6 +256,42 @@ def test_names_that_are_no_packages(bench: Bench) -> None:
             bench.lock(name)
     with pytest.raises(DebianError, match="Debian has no package libnothing"):
         bench.lock("libnothing")
+
+
+def test_downloads_tell_of_their_progress(bench: Bench) -> None:
+    told: dict[str, tuple[int, int | None]] = {}
+    base_image(
+        bench.lock(),
+        store=bench.store,
+        transport=Transport(FAST),
+        mirrors=None,
+        archive=bench.archive(),
+        progress=lambda what, done, size: told.update({what: (done, size)}),
+    )
+    assert len(told) == len(base_packages())
+    assert all(done == size for done, size in told.values())
+
+
+def test_a_full_disk_says_where(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(debian.Rootfs, "add", full)
+    with pytest.raises(OutputError, match="No space left on device") as caught:
+        bench.image(bench.lock())
+    assert "TMPDIR" in caught.value.hint
+
+
+def test_layers_that_are_elsewhere_are_not_made(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "can_run", lambda name: False)
+    lock = bench.lock()
+    image = bench.image(lock)
+    layers = {layer.annotations[debian.RECIPE_KEY]: layer for layer in image.layers}
+    with Store.open(tmp_path / "empty", make_parent=True) as empty:
+        found = base_image(
+            lock, store=empty, transport=Transport(FAST, offline=True), mirrors=None, elsewhere=layers.get
+        )
+    assert found.digest == image.digest
 
 
 # -- locks -----------------------------------------------------------------------------------------------------
