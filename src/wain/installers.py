@@ -146,7 +146,9 @@ _PIP_VALUES = frozenset(
     "--target --platform --python-version --implementation --abi --root --prefix --src --upgrade-strategy "
     "--config-settings --global-option --build-option --install-option --no-binary --only-binary --progress-bar "
     "--root-user-action --index-url --extra-index-url --find-links --report --wheel-dir --dest --group "
-    "--resume-retries --color --uploaded-prior-to --pypi-url --hash --format --name --only-final --all-releases".split()
+    "--resume-retries --color --uploaded-prior-to --pypi-url --hash --format --name --only-final --all-releases "
+    "--requirements-from-script --source --source-dir --source-directory "
+    "--refresh-package --log-file --local-log --default-timeout --destination-dir --destination-directory".split()
 )
 _PIP_SWITCHES = frozenset(
     "--no-cache-dir --help --debug --isolated --require-virtualenv --verbose --version --quiet --no-input --no-color "
@@ -324,6 +326,10 @@ def pip_cache(call: Invocation, pip: PipCall) -> PipCache:
     default_folder, default_place = call.cache_home("pip")
     folder = default_folder
     place = default_place
+    settings = list(_pip_file_settings(call, pip.verb))
+    refused = _refused(call, settings)
+    if refused is not None:
+        return PipCache(enabled=None, folder=folder, switch=refused, place=place, refuses=refused)
     for name, value, _ in reversed(pip.options):
         if name == "--no-cache-dir":
             return _off(Setting(kind="flag", name="--no-cache-dir"), default_folder, default_place)
@@ -332,7 +338,6 @@ def pip_cache(call: Invocation, pip: PipCall) -> PipCache:
                 return PipCache(enabled=None, folder=folder, switch=None, place=place)
             flag = Setting(kind="flag", name="--cache-dir")
             return PipCache(enabled=True, folder=call.path(value), switch=None, place=flag)
-    settings = list(_pip_file_settings(call, pip.verb))
     file_place: tuple[str, Setting] | None = None
     unknown_file = False
     for path, _section, key, value in settings:
@@ -341,18 +346,13 @@ def pip_cache(call: Invocation, pip: PipCall) -> PipCache:
         elif key == "cache-dir" and value and file_place is None:
             file_place = (call.path(value), Setting(kind="file", name=path))
         elif key == "no-cache-dir" and value:
-            setting = Setting(kind="file", name=path)
-            if pip_boolean(value) is None:
-                return PipCache(enabled=None, folder=folder, switch=setting, place=place, refuses=setting)
-            return _off(setting, default_folder, default_place)
+            return _off(Setting(kind="file", name=path), default_folder, default_place)
     if "PIP_NO_CACHE_DIR" in call.env:
         switch = call.env["PIP_NO_CACHE_DIR"]
         setting = Setting(kind="variable", name="PIP_NO_CACHE_DIR")
         if switch is None:
             return PipCache(enabled=None, folder=folder, switch=setting, place=place)
         if switch:
-            if pip_boolean(switch) is None:
-                return PipCache(enabled=None, folder=folder, switch=setting, place=place, refuses=setting)
             return _off(setting, default_folder, default_place)
     if "PIP_CACHE_DIR" in call.env:
         chosen = call.env["PIP_CACHE_DIR"]
@@ -364,6 +364,17 @@ def pip_cache(call: Invocation, pip: PipCall) -> PipCache:
     elif file_place is not None:
         folder, place = file_place
     return PipCache(enabled=None if unknown_file else True, folder=folder, switch=None, place=place)
+
+
+def _refused(call: Invocation, settings: list[tuple[str, str, str, str | None]]) -> Setting | None:
+    """The setting whose text pip takes for no boolean: it stops there, whatever the flags say."""
+    for path, _section, key, value in settings:
+        if key == "no-cache-dir" and value and pip_boolean(value) is None:
+            return Setting(kind="file", name=path)
+    switch = call.env.get("PIP_NO_CACHE_DIR")
+    if switch and pip_boolean(switch) is None:
+        return Setting(kind="variable", name="PIP_NO_CACHE_DIR")
+    return None
 
 
 def _off(setting: Setting, folder: str, place: Setting) -> PipCache:

@@ -698,11 +698,12 @@ class _Builder:
         finally:
             self.depth -= 1
         inner = None
+        found = _merge(found)
         if kind == "string" and len(found) <= 1 and all(isinstance(one, Literal) for one in found):
             value = found[0].text if found and isinstance(found[0], Literal) else ""
             inner = start + 1 if value == text[1:-1] else None
             found = [Literal(value, True)]
-        return Word(parts=tuple(_merge(found)), span=self.span(node), inner=inner)
+        return Word(parts=tuple(found), span=self.span(node), inner=inner)
 
     def parts(self, node: Node, quoted: bool, found: list[Part]) -> None:
         kind = node.type

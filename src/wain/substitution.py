@@ -8,7 +8,6 @@ Source: Dockerfile reference (environment replacement, ARG, automatic platform A
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from wain.errors import DockerfileError
 SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _SPECIAL = frozenset("@*#?-$!0")
 _NESTING_LIMIT = 50
+_PATTERN_LIMIT = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,8 +210,7 @@ class _Lexer:
             value, is_set = self.lookup(name)
             if self.keep_unset and not is_set:
                 return self.text[start : self.position]
-            regex = _pattern(pattern, greedy=True)
-            return regex.sub(lambda _: replacement, value, count=0 if every else 1)
+            return _replace(pattern, replacement, value, every=every)
         raise DockerfileError(
             f"the modifier {char!r} of ${{{name}}} is not one that builders know",
             hint="Builders know :- - :+ + :? ? # ## % %% / and //.",
@@ -236,34 +235,77 @@ class _Lexer:
         return _trim(word[1:] if greedy else word, value, greedy=greedy, suffix=char == "%")
 
 
-def _pattern(text: str, *, greedy: bool) -> re.Pattern[str]:
-    out: list[str] = []
+def _tokens(pattern: str) -> list[str]:
+    """`*` and `?` as themselves, every other character as an escaped one: two characters, a backslash and itself."""
+    tokens: list[str] = []
     position = 0
-    while position < len(text):
-        char = text[position]
+    while position < len(pattern):
+        char = pattern[position]
         position += 1
-        if char == "*":
-            out.append(".*" if greedy else ".*?")
-        elif char == "?":
-            out.append(".")
-        elif char == "\\" and position < len(text):
-            out.append(re.escape(text[position]))
+        if char in "*?":
+            tokens.append(char)
+        elif char == "\\" and position < len(pattern):
+            tokens.append("\\" + pattern[position])
             position += 1
         else:
-            out.append(re.escape(char))
-    return re.compile("".join(out), re.DOTALL)
+            tokens.append("\\" + char)
+    return tokens
+
+
+def _ends(tokens: list[str], value: str) -> list[int]:
+    """The lengths of the beginnings of `value` that match, ascending, in time length x tokens whatever they are."""
+    reached = {0}
+    for one in tokens:
+        if one == "*":
+            reached = set(range(min(reached), len(value) + 1))
+        else:
+            reached = {
+                position + 1 for position in reached if position < len(value) and one in {"?", "\\" + value[position]}
+            }
+        if not reached:
+            return []
+    return sorted(reached)
+
+
+def _bounded(value: str) -> None:
+    if len(value) > _PATTERN_LIMIT:
+        raise DockerfileError(
+            f"a value of {len(value)} characters is too long for a pattern", hint="Shorten the value."
+        )
 
 
 def _trim(pattern: str, value: str, *, greedy: bool, suffix: bool) -> str:
-    regex = _pattern(pattern, greedy=True)
-    # Patterns have no backtracking trap worth a search: every cut is tried whole, longest or shortest first.
-    cuts = range(len(value) + 1)
-    order = reversed(cuts) if greedy != suffix else cuts
-    for cut in order:
-        piece = value[cut:] if suffix else value[:cut]
-        if regex.fullmatch(piece):
-            return value[:cut] if suffix else value[cut:]
-    return value
+    _bounded(value)
+    tokens = _tokens(pattern)
+    if suffix:
+        tokens.reverse()
+        ends = _ends(tokens, value[::-1])
+    else:
+        ends = _ends(tokens, value)
+    if not ends:
+        return value
+    cut = ends[-1] if greedy else ends[0]
+    return value[: len(value) - cut] if suffix else value[cut:]
+
+
+def _replace(pattern: str, replacement: str, value: str, *, every: bool) -> str:
+    _bounded(value)
+    tokens = _tokens(pattern)
+    if not tokens:
+        return value
+    pieces: list[str] = []
+    position = 0
+    while position < len(value):
+        ends = _ends(tokens, value[position:])
+        if ends and ends[-1]:
+            pieces.append(replacement)
+            position += ends[-1]
+            if not every:
+                break
+        else:
+            pieces.append(value[position])
+            position += 1
+    return "".join(pieces) + value[position:]
 
 
 def expand(text: str, env: Mapping[str, str | None], *, escape: str = "\\") -> Expansion:

@@ -55,7 +55,11 @@ def _row(instruction: Instruction) -> Row:
         instruction.end_line,
         tuple(flag.text for flag in instruction.flags),
         values if values != ("",) else (),
-        tuple((heredoc.name, heredoc.file_descriptor, heredoc.content) for heredoc in instruction.heredocs),
+        # The binding gives no here-documents of what ONBUILD holds.
+        tuple(
+            (heredoc.name, heredoc.file_descriptor, heredoc.content)
+            for heredoc in (instruction.heredocs if trigger is None else ())
+        ),
     )
 
 

@@ -1,0 +1,91 @@
+"""Reports: text for people, JSON, SARIF, annotations."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+
+from tests.unit.rules.samples import SAMPLES
+from tests.unit.sarif import SCHEMA
+from wain.audit import audit_text
+from wain.report import as_json, as_sarif, render
+
+BAD = "FROM python:3.13-slim\nRUN pip install numpy\n"
+
+
+def test_text() -> None:
+    text = render([audit_text(BAD)], form="text")
+    assert text == (
+        "Dockerfile:2:5: warning[pip-cache] pip install leaves its cache in /root/.cache/pip\n"
+        "    |\n"
+        "  2 | RUN pip install numpy\n"
+        "    |     ^^^^^^^^^^^^^^^^^\n"
+        "    costs: at least 16 MB (numpy)\n"
+        "    fix (safe): add --no-cache-dir\n"
+        "\n"
+        "1 finding (1 warning) in 1 file; `wain fix` mends 1\n"
+    )
+    assert "\x1b[1;33mwarning\x1b[0m" in render([audit_text(BAD)], form="text", color=True)
+    assert render([audit_text("FROM a:1\n")], form="text") == "no findings in 1 file\n"
+
+
+def test_a_hostile_file_does_not_reach_the_terminal() -> None:
+    text = render([audit_text("FROM a:1\nRUN pip install \x1b]0;x\x07 \udcff\n")], form="text")
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    text.encode()
+
+
+def test_several_files_get_a_summary() -> None:
+    text = render([audit_text(BAD, name="a"), audit_text("FROM b:1\n", name="b")], form="text")
+    assert text.endswith("     0        1     0  a\n1 finding (1 warning) in 2 files; `wain fix` mends 1\n")
+
+
+def test_json_has_the_documented_keys() -> None:
+    document = as_json([audit_text(BAD)])
+    json.dumps(document)
+    (finding,) = document["findings"]  # type: ignore[misc]
+    assert finding["rule"] == "pip-cache"  # type: ignore[has-type]
+    assert {"rule", "severity", "file", "line", "layer", "bytes", "message", "fix"} <= set(finding)  # type: ignore[has-type]
+    assert document["target"] == "Dockerfile"
+    assert document["summary"] == {
+        "targets": 1,
+        "findings": 1,
+        "errors": 0,
+        "warnings": 1,
+        "infos": 0,
+        "ignored": 0,
+        "fixable": 1,
+    }
+
+
+def test_sarif_is_valid() -> None:
+    audits = [
+        audit_text(sample.text, name=f"dir with space/{index}/Dockerfile") for index, sample in enumerate(SAMPLES)
+    ]
+    document = json.loads(render(audits, form="sarif"))
+    jsonschema.validate(document, SCHEMA)
+    run = document["runs"][0]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert len(run["results"]) >= 150
+    for result in run["results"]:
+        assert rules[result["ruleIndex"]] == result["ruleId"]
+        region = result["locations"][0]["physicalLocation"]["region"]
+        assert (region["endLine"], region["endColumn"]) >= (region["startLine"], region["startColumn"])
+    assert any("suppressions" in result for result in run["results"])
+
+
+def test_sarif_fixes_replace_what_the_edits_replace() -> None:
+    document = as_sarif([audit_text(BAD)])
+    text = json.dumps(document)
+    assert '"deletedRegion": {"startLine": 2, "startColumn": 16, "endLine": 2, "endColumn": 16}' in text
+    assert '"insertedContent": {"text": " --no-cache-dir"}' in text
+
+
+def test_annotations() -> None:
+    text = render([audit_text(BAD, name="a,b:c")], form="github")
+    assert text == (
+        "::warning file=a%2Cb%3Ac,line=2,col=5,endLine=2,title=wain pip-cache,endColumn=22::"
+        "pip install leaves its cache in /root/.cache/pip\n"
+    )
