@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.real.machines.runtime import Bundle, Unpack
 from wain import layout
 from wain.debian import BaseLock, base_image, debian_mirrors, resolve_base
 from wain.debian_bytecode import can_run
+from wain.debian_packages import version_key
 from wain.errors import Offline
 from wain.image import Image, check_image
 from wain.names import LayoutReference
@@ -227,3 +229,15 @@ def test_for_a_foreign_architecture(store: Store, tmp_path: Path) -> None:
         ]
         told = run(command, env={"PYTHONHOME": str(roots[0] / "usr")}, timeout_seconds=120)
         assert told.stdout.strip() == "aarch64"
+
+
+def test_versions_sort_as_dpkg_sorts_them() -> None:
+    dpkg = require_tool("dpkg")
+    random = Random(13)  # the same pairs each time
+    for _ in range(150):
+        one, other = ("".join(random.choice("01290aAz~+.-") for _ in range(random.randint(0, 6))) for _ in range(2))
+        one, other = f"1{one}", f"1{other}"
+        if one.endswith("-") or other.endswith("-"):
+            continue
+        older = run([dpkg, "--compare-versions", one, "lt", other], check=False).code == 0
+        assert (version_key(one) < version_key(other)) is older, (one, other)
