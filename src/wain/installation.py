@@ -22,12 +22,13 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
+from wain.digest import Digest
 from wain.errors import InstallError, OutputError, WainError
 from wain.install import InstallPlan, PlannedFile, plan_install, row_digest
 from wain.wheels import Wheel, normalized_name
@@ -36,8 +37,8 @@ log = logging.getLogger(__name__)
 
 _STAGE_PREFIX = ".wain-install-"
 _MAX_RECORD_BYTES = 64 << 20
-_BATCH_BYTES = 4 << 20
-_BATCH_FILES = 64
+_FILE_COST_BYTES = 1 << 16
+"""What making a file costs, in bytes that could be written meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +63,21 @@ class Installed:
     replaced: Mapping[str, str]
     """Name -> the version that went."""
     unchanged: tuple[str, ...]
+    right_records: tuple[Digest, ...]
+    """The wheels whose RECORD turned out to be right."""
     files: tuple[str, ...]
     """Absolute paths of every file that was written."""
 
 
-def install_directory(plan: InstallPlan, *, workers: int | None = None) -> Installed:
+def install_directory(
+    plan: InstallPlan, *, workers: int | None = None, right_records: Collection[Digest] = ()
+) -> Installed:
     """Makes the plan's files; its scheme's paths are absolute ones without their leading slash.
 
     A distribution of the plan that is there in another version is replaced. One that is there as planned stays as it
     is. A file that belongs to nobody is left alone, and so are the other distributions.
 
+    :param right_records: wheels whose RECORD has been compared with their files before; that is not done again.
     :raises InstallError: when a file of the plan would overwrite one that belongs to no distribution, or a
         distribution is there that has no record of its files.
     :raises HashMismatch: when a wheel's bytes are not its digest's.
@@ -84,7 +90,7 @@ def install_directory(plan: InstallPlan, *, workers: int | None = None) -> Insta
         _clean(site)
         stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=site))
         try:
-            return _Installation(plan, site, stage, workers or os.cpu_count() or 1).run()
+            return _Installation(plan, site, stage, workers or os.cpu_count() or 1, right_records).run()
         finally:
             shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
@@ -133,7 +139,10 @@ def refuse_managed(site: Path) -> None:
 
 
 class _Installation:
-    def __init__(self, plan: InstallPlan, site: Path, stage: Path, workers: int) -> None:
+    def __init__(
+        self, plan: InstallPlan, site: Path, stage: Path, workers: int, right_records: Collection[Digest]
+    ) -> None:
+        self._right_records = frozenset(right_records)
         self._plan = plan
         self._site = site
         self._stage = stage
@@ -174,6 +183,9 @@ class _Installation:
             new=tuple(wheel.name for wheel in wheels if wheel.name not in replaced),
             replaced=replaced,
             unchanged=tuple(wheel.name for wheel in unchanged),
+            right_records=tuple(
+                wheel.digest for wheel in wheels if wheel.name not in {name for name, _ in corrections}
+            ),
             files=tuple(written),
         )
 
@@ -235,22 +247,14 @@ class _Installation:
         self, wheels: Sequence[Wheel], files: Mapping[str, Sequence[PlannedFile]]
     ) -> dict[tuple[str, str], str]:
         """Unpacks everything beside its place; gives the hashes that are not as the wheels' RECORDs claim."""
-        jobs: list[list[tuple[str, PlannedFile]]] = []
+        jobs: list[_Job] = []
         folders = {str(self._stage)}
         for number, wheel in enumerate(wheels):
-            batch: list[tuple[str, PlannedFile]] = []
-            size = 0
+            checks = wheel.digest not in self._right_records
             for file in files[wheel.name]:
                 path = self._staged(number, file.path)
                 _make_folders(path.rpartition("/")[0], folders)
-                batch.append((path, file))
-                size += file.size_bytes
-                if size >= _BATCH_BYTES or len(batch) >= _BATCH_FILES:
-                    jobs.append(batch)
-                    batch, size = [], 0
-            if batch:
-                jobs.append(batch)
-        jobs.sort(key=lambda batch: -sum(file.size_bytes for _, file in batch))
+                jobs.append(_Job(path, file, checks))
         try:
             return _in_parallel(jobs, wheels, self._workers)
         except WainError:
@@ -341,7 +345,24 @@ def _make_folders(folder: str, made: set[str]) -> None:
         made.add(folder)
 
 
-_Job = Sequence[tuple[str, PlannedFile]]
+class _Job(NamedTuple):
+    path: str
+    file: PlannedFile
+    checks_record: bool
+
+
+def _shares(jobs: Sequence[_Job], count: int) -> list[Sequence[_Job]]:
+    """The jobs in runs of about the same work: neighbours stay together, so that two workers seldom write into one
+    folder, where they would wait for each other."""
+    total = sum(job.file.size_bytes + _FILE_COST_BYTES for job in jobs)
+    shares: list[Sequence[_Job]] = []
+    start, done = 0, 0
+    for number, job in enumerate(jobs):
+        done += job.file.size_bytes + _FILE_COST_BYTES
+        if done * count >= total * (len(shares) + 1):
+            shares.append(jobs[start : number + 1])
+            start = number + 1
+    return shares
 
 
 def _in_parallel(jobs: Sequence[_Job], wheels: Sequence[Wheel], workers: int) -> dict[tuple[str, str], str]:
@@ -351,11 +372,10 @@ def _in_parallel(jobs: Sequence[_Job], wheels: Sequence[Wheel], workers: int) ->
     """
     corrections: dict[tuple[str, str], str] = {}
     largest_first = sorted(wheels, key=lambda one: -one.size_bytes)
-    workers = max(1, min(workers, len(jobs)))
     if workers == 1 or not hasattr(os, "fork") or threading.active_count() > 1:
         with ThreadPoolExecutor(max(2, workers), thread_name_prefix="install") as pool:
             verified = [pool.submit(wheel.verify) for wheel in largest_first]
-            written = [pool.submit(_write_batch, job) for job in jobs]
+            written = [pool.submit(_write_files, share) for share in _shares(jobs, 4 * workers)]
             try:
                 for done in verified:
                     done.result()
@@ -367,8 +387,7 @@ def _in_parallel(jobs: Sequence[_Job], wheels: Sequence[Wheel], workers: int) ->
         return corrections
     children: dict[int, tuple[int, Sequence[_Job]]] = {}
     try:
-        for number in range(workers):
-            share = jobs[number::workers]
+        for share in _shares(jobs, workers):
             reader, writer = os.pipe()
             child = os.fork()
             if not child:
@@ -378,16 +397,17 @@ def _in_parallel(jobs: Sequence[_Job], wheels: Sequence[Wheel], workers: int) ->
         for wheel in largest_first:
             wheel.verify()
         for child, (reader, share) in list(children.items()):
-            with os.fdopen(reader, "rb") as stream:
-                said = stream.read()
+            said = b""
+            while chunk := os.read(reader, 1 << 16):
+                said += chunk
             os.waitpid(child, 0)
             del children[child]
+            os.close(reader)
             try:
                 corrections.update({(name, path): digest for name, path, digest in json.loads(said)})
             except ValueError:
                 # It failed; done again here, what failed tells why.
-                for job in share:
-                    corrections.update(_write_batch(job))
+                corrections.update(_write_files(share))
     finally:
         for child, (reader, _) in children.items():
             os.kill(child, signal.SIGKILL)
@@ -399,34 +419,36 @@ def _in_parallel(jobs: Sequence[_Job], wheels: Sequence[Wheel], workers: int) ->
 def _work(share: Sequence[_Job], writer: int) -> NoReturn:
     """The whole life of a child process."""
     try:
-        found: dict[tuple[str, str], str] = {}
-        for job in share:
-            found.update(_write_batch(job))
+        found = _write_files(share)
         with os.fdopen(writer, "wb") as stream:
             stream.write(json.dumps([[name, path, digest] for (name, path), digest in found.items()]).encode())
     finally:
         os._exit(0)
 
 
-def _write_batch(batch: _Job) -> dict[tuple[str, str], str]:
+def _write_files(jobs: Sequence[_Job]) -> dict[tuple[str, str], str]:
+    """Writes them; gives the hashes that are not as the wheel's RECORD claims."""
     wrong: dict[tuple[str, str], str] = {}
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
-    for path, file in batch:
+    for path, file, checks_record in jobs:
         # With the umask, as for any file that the user makes.
         fd = os.open(path, flags, 0o777 if file.mode & 0o100 else 0o666)
         try:
             if file.member is None:
                 _write_all(fd, file.data or b"")
-                continue
-            digest = hashlib.sha256()
-            for chunk in file.wheel.chunks(file.member):
-                digest.update(chunk)
-                _write_all(fd, chunk)
+            elif not checks_record:
+                for chunk in file.wheel.chunks(file.member):
+                    _write_all(fd, chunk)
+            else:
+                digest = hashlib.sha256()
+                for chunk in file.wheel.chunks(file.member):
+                    digest.update(chunk)
+                    _write_all(fd, chunk)
+                found = row_digest(digest.digest())
+                if found != file.digest:
+                    wrong[file.wheel.name, file.member.path] = found
         finally:
             os.close(fd)
-        found = row_digest(digest.digest())
-        if found != file.digest:
-            wrong[file.wheel.name, file.member.path] = found
     return wrong
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wain.wheels import Wheel
 
 _LOCK_NAMES = ("uv.lock",)
+_RECORD_MEMO = "right-record"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,7 +88,11 @@ def run(args: argparse.Namespace) -> int:
         wheels = _wheels(args, interpreter, settings, store, transport)
         try:
             plan = plan_install(wheels, scheme)
-            done = install_directory(plan)
+            known = [wheel.digest for wheel in wheels if store.memo(_RECORD_MEMO, wheel.digest) is not None]
+            done = install_directory(plan, right_records=known)
+            for digest in done.right_records:
+                if digest not in known:
+                    store.put_memo(_RECORD_MEMO, digest, {}, [digest])
         finally:
             for wheel in wheels:
                 wheel.close()
