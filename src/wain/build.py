@@ -23,6 +23,7 @@ from wain.install import Scheme, colliding
 from wain.layers import Layer, files_layer, remembered_layer, wheel_layer, wheel_layer_key
 from wain.oci import JSON
 from wain.project import APP, Project, entry_point, file_entries, source_time
+from wain.reuse import WHEELS_LABEL, KnownWheels, Reuse
 from wain.settings import WainSettings
 from wain.store import Store, recipe_key
 from wain.wheels import Wheel
@@ -55,7 +56,9 @@ class LayerRow:
     what: str
     layer: Layer
     state: str
-    """`base`, `new` or `cached`."""
+    """`base`, `new`, `cached` or `in registry`."""
+    names: tuple[str, ...] = ()
+    """Of the wheels in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,7 @@ def build(
     open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
     project_wheel: WheelInput | None = None,
     shares_pure: bool = False,
+    reuse: Reuse | None = None,
     base_name: str = "",
     leave_out: Sequence[Path] = (),
     labels: Mapping[str, str] | None = None,
@@ -87,6 +91,7 @@ def build(
     :param open_wheels: gives the wheels of those that no layer is known for yet; it may download them.
     :param project_wheel: the project itself, where it is one; else its files go to /app.
     :param shares_pure: keep wheels that fit every platform in layers of their own, for several platforms to share.
+    :param reuse: where layers may be found that the store does not have.
     :param base_name: what the annotation names the base by.
     :param leave_out: paths that never go in: the build's outputs.
     :raises ImageError: when base and wheels have more layers than runtimes take.
@@ -96,9 +101,8 @@ def build(
     entrypoint = entry_point(project, settings.entrypoint or ())
     user = find_user(facts, settings.user or DEFAULT_USER)
     scheme = Scheme.venv(f"/{VENV}", facts.python.short)
-    budget = _budget(base, settings)
-    groups = _groups(wheels, scheme, store, open_wheels, budget, shares_pure=shares_pure)
-    dependency_rows = [_wheel_row(share, scheme, store, open_wheels) for share in groups]
+    maker = _Maker(scheme, store, open_wheels, reuse)
+    dependencies = _dependencies(maker, wheels, _budget(base, settings), shares_pure=shares_pure)
     files = list(project_files(project.path, include=settings.include, leave_out=leave_out))
     time = source_time(project, files)
     created = datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -108,7 +112,7 @@ def build(
         created_by=f"wain: /{VENV} for Python {facts.python}, user {user.name}",
     )
     if project_wheel is not None:
-        project_row = _wheel_row([project_wheel], scheme, store, open_wheels)
+        project_row = maker.row([project_wheel])
     else:
         layer = files_layer(
             file_entries(files, mtime=time),
@@ -117,13 +121,15 @@ def build(
         )
         project_row = LayerRow(what=f"{project.name} in /{APP}", layer=layer, state="new")
     rows = [
-        *dependency_rows,
+        *dependencies.rows,
         LayerRow(what=f"environment, user {user.name}", layer=environment, state="new"),
         project_row,
     ]
     made_labels = {**settings.labels, **(labels or {})}
     if (facts_label := facts.to_label()) is not None:
         made_labels[LABEL] = facts_label
+    if wheels:
+        made_labels[WHEELS_LABEL] = dependencies.wheels.to_label()
     image = base.append(*(row.layer for row in rows), created=created)
     image = image.with_runtime(
         runtime(
@@ -153,6 +159,38 @@ def build(
     return Built(image=image, rows=(*base_rows, *rows))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependencies:
+    """The layers of an image's dependencies, and what the next build should know of their wheels."""
+
+    rows: tuple[LayerRow, ...]
+    wheels: KnownWheels
+
+
+def build_dependencies(
+    wheels: Sequence[WheelInput],
+    base: Image,
+    facts: BaseFacts,
+    *,
+    settings: WainSettings,
+    store: Store,
+    open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
+    shares_pure: bool = False,
+) -> Dependencies:
+    """The layers that `build` gives the dependencies, alone; raises what it raises for them."""
+    maker = _Maker(Scheme.venv(f"/{VENV}", facts.python.short), store, open_wheels, None)
+    return _dependencies(maker, wheels, _budget(base, settings), shares_pure=shares_pure)
+
+
+def _dependencies(maker: _Maker, wheels: Sequence[WheelInput], budget: int, *, shares_pure: bool) -> Dependencies:
+    together = maker.together(wheels)
+    groups = maker.known_groups(wheels) or _groups(wheels, together, budget, shares_pure=shares_pure)
+    return Dependencies(
+        rows=tuple(maker.row(share) for share in groups),
+        wheels=KnownWheels(sizes={wheel.digest: wheel.size_bytes for wheel in wheels}, together=together),
+    )
+
+
 def _budget(base: Image, settings: WainSettings) -> int:
     wanted = settings.layers or DEFAULT_LAYERS
     most = min(wanted, MAX_LAYERS) - len(base.layers) - _OWN_LAYERS
@@ -166,18 +204,13 @@ def _budget(base: Image, settings: WainSettings) -> int:
 
 
 def _groups(
-    wheels: Sequence[WheelInput],
-    scheme: Scheme,
-    store: Store,
-    open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
-    budget: int,
-    *,
-    shares_pure: bool,
+    wheels: Sequence[WheelInput], together: Sequence[tuple[Digest, ...]], budget: int, *, shares_pure: bool
 ) -> list[tuple[WheelInput, ...]]:
     """The wheels of each layer. Those that write the same path with other bytes share one."""
     by_digest = {wheel.digest: wheel for wheel in wheels}
+    shared = {digest for cluster in together for digest in cluster}
     items = []
-    for cluster in _clusters(wheels, scheme, store, open_wheels):
+    for cluster in (*together, *((wheel.digest,) for wheel in wheels if wheel.digest not in shared)):
         members = sorted((by_digest[digest] for digest in cluster), key=lambda wheel: wheel.name)
         items.append(
             Item(
@@ -193,41 +226,58 @@ def _groups(
     ]
 
 
-def _clusters(
-    wheels: Sequence[WheelInput],
-    scheme: Scheme,
-    store: Store,
-    open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
-) -> list[tuple[Digest, ...]]:
-    """The wheels, those together that have a path in common; remembered, because it takes all their names."""
-    digests = sorted(wheel.digest for wheel in wheels)
-    recipe: JSON = {"what": "collisions", "version": 1, "scheme": {**scheme.to_json()}, "wheels": [*digests]}
-    key = recipe_key(recipe)
-    memo = store.memo("collisions", key)
-    together: list[list[str]] = []
-    if memo is not None and isinstance(memo.get("together"), list):
-        together = memo["together"]  # type: ignore[assignment]
-    elif wheels:
-        clusters = colliding(open_wheels(wheels), scheme)
-        together = [[str(wheel.digest) for wheel in cluster] for cluster in clusters if len(cluster) > 1]
-        store.put_memo("collisions", key, {"together": together})  # type: ignore[dict-item]
-    shared = {Digest(digest) for cluster in together for digest in cluster}
-    return [
-        *(tuple(map(Digest, cluster)) for cluster in together),
-        *((digest,) for digest in digests if digest not in shared),
-    ]
+class _Maker:
+    """Gives the layers of wheels: from the store, from a registry that has them, or made."""
 
+    def __init__(
+        self,
+        scheme: Scheme,
+        store: Store,
+        open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
+        reuse: Reuse | None,
+    ) -> None:
+        self._scheme = scheme
+        self._store = store
+        self._open_wheels = open_wheels
+        self._reuse = reuse
 
-def _wheel_row(
-    share: Sequence[WheelInput],
-    scheme: Scheme,
-    store: Store,
-    open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
-) -> LayerRow:
-    what = ", ".join(f"{wheel.name} {wheel.version}" for wheel in share)
-    layer = remembered_layer(wheel_layer_key((wheel.digest for wheel in share), scheme), store=store)
-    state = "cached"
-    if layer is None:
-        layer = wheel_layer(open_wheels(share), scheme, store=store)
-        state = "new"
-    return LayerRow(what=what, layer=layer, state=state)
+    def known_groups(self, wheels: Sequence[WheelInput]) -> list[tuple[WheelInput, ...]] | None:
+        """The grouping that a lock says, where it is of these very wheels."""
+        shares = self._reuse.groups() if self._reuse else None
+        if shares is None:
+            return None
+        by_name = {wheel.name: wheel for wheel in wheels}
+        names = [name for share in shares for name in share]
+        if sorted(names) != sorted(by_name):
+            log.warning("the lock's layers are of other distributions than the lock; renew it with wain lock --layers")
+            return None
+        return [tuple(by_name[name] for name in share) for share in shares]
+
+    def together(self, wheels: Sequence[WheelInput]) -> tuple[tuple[Digest, ...], ...]:
+        """The wheels that have a path in common; remembered, because it takes the names of all their files."""
+        digests = sorted(wheel.digest for wheel in wheels)
+        recipe: JSON = {"what": "together", "version": 1, "scheme": {**self._scheme.to_json()}, "wheels": [*digests]}
+        key = recipe_key(recipe)
+        memo = self._store.memo("together", key)
+        if memo is not None and isinstance(clusters := memo.get("together"), list):
+            return tuple(tuple(Digest(str(text)) for text in cluster) for cluster in clusters)  # type: ignore[union-attr]
+        if self._reuse is not None and (known := self._reuse.clusters(digests)) is not None:
+            return known
+        found = colliding(self._open_wheels(wheels), self._scheme) if wheels else ()
+        made = tuple(tuple(wheel.digest for wheel in cluster) for cluster in found if len(cluster) > 1)
+        self._store.put_memo("together", key, {"together": [[*cluster] for cluster in made]})
+        return made
+
+    def row(self, share: Sequence[WheelInput]) -> LayerRow:
+        """The layer of some wheels, with how it came to be."""
+        what = ", ".join(f"{wheel.name} {wheel.version}" for wheel in share)
+        names = tuple(wheel.name for wheel in share)
+        key = wheel_layer_key((wheel.digest for wheel in share), self._scheme)
+        if (layer := remembered_layer(key, store=self._store)) is not None:
+            return LayerRow(what=what, layer=layer, state="cached", names=names)
+        if self._reuse is not None and (layer := self._reuse.find(key)) is not None:
+            return LayerRow(what=what, layer=layer, state="in registry", names=names)
+        layer = wheel_layer(self._open_wheels(share), self._scheme, store=self._store)
+        if self._reuse is not None:
+            self._reuse.check(layer)
+        return LayerRow(what=what, layer=layer, state="new", names=names)

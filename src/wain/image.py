@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from wain.digest import Digest, VerifyingReader
 from wain.errors import BaseError, ImageError
-from wain.layers import Layer
+from wain.layers import RECIPE_KEY, Layer
 from wain.oci import CONFIG, MANIFEST, OCI_TYPE_OF, Config, Descriptor, History, Manifest, Runtime
 from wain.oci import Index as IndexDocument
 from wain.platforms import Platform
@@ -100,7 +100,7 @@ class Image:
                 history=(
                     *padded_history(self.config),
                     *(
-                        History(created=created, created_by=layer.created_by or None, comment="wain")
+                        History(created=created, created_by=layer.created_by or None, comment=_comment(layer))
                         for layer in layers
                     ),
                 ),
@@ -261,6 +261,12 @@ class Index:
                 return image
         have = ", ".join(str(image.platform) for image in self.images) or "none"
         raise ImageError(f"no image for {platform}", hint=f"There are images for: {have}.")
+
+
+def _comment(layer: Layer) -> str:
+    """Where the recipe key stands too: descriptors' annotations are lost by docker push and podman."""
+    key = layer.annotations.get(RECIPE_KEY)
+    return f"wain {key}" if key else "wain"
 
 
 def padded_history(config: Config) -> tuple[History, ...]:

@@ -11,22 +11,32 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wain.bases import base_facts
-from wain.build import Built, WheelInput, build
+from wain.bases import LABEL, base_facts
+from wain.build import Built, WheelInput, build, build_dependencies
 from wain.choose import PythonChoice, choose_python
 from wain.debian import SUITES, BaseLock, Mirrors, base_image, debian_mirrors, resolve_base
 from wain.digest import Digest
-from wain.errors import DebianError, LockError, PythonError, StoreError, UsageError
+from wain.errors import (
+    DebianError,
+    ImageError,
+    LockError,
+    NotFound,
+    PythonError,
+    StoreError,
+    TransferError,
+    UsageError,
+)
 from wain.fetching import Progress
 from wain.image import Image, Index
 from wain.index import PackageIndexes
 from wain.lock import Lock, Selected
 from wain.locking import fetch_selected, find_lock, lock_for, make_lock, select_for
 from wain.names import ArchiveReference, RegistryReference, parse_reference
-from wain.oci import JSON
+from wain.oci import JSON, Config, Runtime
 from wain.pipconf import Setting
 from wain.platforms import Platform, Target
 from wain.project import Project, load_project
+from wain.reuse import KnownLayer, KnownWheels, Reuse, Source, layers_of
 from wain.settings import IndexSettings, WainSettings, index_settings, wain_settings
 from wain.store import Store, recipe_key
 from wain.transport import Transport
@@ -60,6 +70,11 @@ class Request:
     labels: Mapping[str, str] = field(default_factory=dict)
     index_flags: Mapping[str, Setting] = field(default_factory=dict, repr=False)
     leave_out: tuple[Path, ...] = ()
+    cache_from: tuple[str, ...] = ()
+    """Images whose layers are trusted and taken where they fit."""
+    verify_cache: bool = False
+    destinations: tuple[str, ...] = ()
+    """Where the image will go: registries among them are asked for layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +98,7 @@ class Plan:
     base: BaseChoice
     images: tuple[Image, ...] = field(repr=False)
     """The base's, one a platform."""
+    reuse: tuple[Reuse, ...] = field(repr=False)
     facts: tuple[BaseFacts, ...] = field(repr=False)
     lock: Lock = field(repr=False)
     selected: tuple[tuple[Selected, ...], ...] = field(repr=False)
@@ -172,9 +188,41 @@ def lock_project(request: Request, workshop: Workshop, *, before: Lock | None, u
     return replace(lock, tool={**lock.tool, "base": base, "platforms": [str(target.platform) for target in targets]})
 
 
-def plan(request: Request, workshop: Workshop) -> Plan:
+def with_layers(lock: Lock, request: Request, workshop: Workshop) -> Lock:
+    """The lock with the layers that its wheels and base make, so that a fresh machine can ask a registry for them.
+
+    :raises WainError: of every kind that a base, an index or a wheel can have.
+    """
+    decided = plan(request, workshop, lock=lock)
+    found: list[JSON] = []
+    for image, facts, selected in zip(decided.images, decided.facts, decided.selected, strict=True):
+        wheels = _Wheels(decided, selected, facts.target, workshop)
+        made = build_dependencies(
+            wheels.inputs(),
+            image,
+            facts,
+            settings=decided.settings,
+            store=workshop.store,
+            open_wheels=wheels.open,
+            shares_pure=len(decided.images) > 1,
+        )
+        base = [KnownLayer.of(layer).to_json() for layer in image.layers] if decided.base.suite else []
+        layers = [KnownLayer.of(row.layer, row.names).to_json() for row in made.rows]
+        entry: dict[str, JSON] = {
+            "platform": str(facts.platform),
+            "layers": [*base, *layers],
+            "wheels": made.wheels.to_json(),
+        }
+        if (label := facts.to_label()) is not None:
+            entry["facts"] = label
+        found.append(entry)
+    return replace(lock, tool={**lock.tool, "layers": found})
+
+
+def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> Plan:
     """Decide everything: base and its facts, lock, and the files for each platform.
 
+    :param lock: instead of the project's own.
     :raises WainError: of every kind that a base, a lock or an index can have.
     """
     project = load_project(request.path)
@@ -182,11 +230,18 @@ def plan(request: Request, workshop: Workshop) -> Plan:
     if settings.name:
         project = replace(project, name=settings.name)
     index = index_settings(project.path, flags=request.index_flags, wain=settings)
+    early = lock
     found = find_lock(project.path)
-    early = Lock.read(found) if found is not None and found.name == "pylock.toml" else None
+    if early is None and found is not None and found.name == "pylock.toml":
+        early = Lock.read(found)
     choice = choose_base(project, settings, request, early)
-    images = _bases(choice, _platforms(request, settings, early), request, settings, early, workshop)
-    facts = tuple(base_facts(image, workshop.store) for image in images)
+    platforms = _platforms(request, settings, early)
+    earlier = _earlier_images(request.cache_from or settings.cache_from, workshop)
+    reuse = tuple(_reuse(platform, early, earlier, request, settings, workshop) for platform in platforms)
+    images = _bases(choice, platforms, request, settings, early, workshop, reuse)
+    facts = tuple(
+        base_facts(image, workshop.store, earlier=[*_locked_facts(early), *earlier.values()]) for image in images
+    )
     workshop.say(_told(choice, facts[0]))
     for fact in facts:
         if choice.python.is_firm and fact.python.short != choice.python.minor:
@@ -197,18 +252,19 @@ def plan(request: Request, workshop: Workshop) -> Plan:
     targets = tuple(fact.target for fact in facts)
     extras = request.extras or settings.extras
     groups = request.groups or settings.groups
-    lock = lock_for(
-        project.path,
-        targets=targets,
-        extras=extras,
-        groups=groups,
-        settings=index,
-        store=workshop.store,
-        transport=workshop.transport,
-        locked=request.locked,
-        offline=request.offline,
-        refresh=request.refresh,
-    )
+    if lock is None:
+        lock = lock_for(
+            project.path,
+            targets=targets,
+            extras=extras,
+            groups=groups,
+            settings=index,
+            store=workshop.store,
+            transport=workshop.transport,
+            locked=request.locked,
+            offline=request.offline,
+            refresh=request.refresh,
+        )
     selected = tuple(
         select_for(lock, target, extras=extras, groups=groups, settings=index, store=workshop.store)
         for target in targets
@@ -219,6 +275,7 @@ def plan(request: Request, workshop: Workshop) -> Plan:
         index=index,
         base=choice,
         images=images,
+        reuse=reuse,
         facts=facts,
         lock=lock,
         selected=selected,
@@ -231,8 +288,8 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
     :raises WainError: of every kind that a wheel, an index or a project can have.
     """
     results = []
-    for image, facts, selected in zip(plan.images, plan.facts, plan.selected, strict=True):
-        wheels = _Wheels(plan, selected, facts.target, workshop)
+    for image, facts, selected, reuse in zip(plan.images, plan.facts, plan.selected, plan.reuse, strict=True):
+        wheels = _Wheels(plan, selected, facts.target, workshop, reuse)
         results.append(
             build(
                 plan.project,
@@ -244,6 +301,7 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
                 open_wheels=wheels.open,
                 project_wheel=wheels.project() if plan.project.has_build_system else None,
                 shares_pure=len(plan.images) > 1,
+                reuse=reuse,
                 base_name=plan.base.name,
                 leave_out=request.leave_out,
                 labels=request.labels,
@@ -287,7 +345,15 @@ def _file_state(path: Path) -> dict[str, JSON] | None:
 class _Wheels:
     """The wheels of one platform: known by digest from the lock, fetched when somebody must read them."""
 
-    def __init__(self, plan: Plan, selected: Sequence[Selected], target: Target, workshop: Workshop) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        selected: Sequence[Selected],
+        target: Target,
+        workshop: Workshop,
+        reuse: Reuse | None = None,
+    ) -> None:
+        self._reuse = reuse
         self._plan = plan
         self._target = target
         self._workshop = workshop
@@ -424,6 +490,8 @@ class _Wheels:
         if size is None and (memo := store.memo("wheel-size", digest)) is not None:
             number = memo.get("size")
             size = number if isinstance(number, int) else None
+        if size is None and self._reuse is not None:
+            size = self._reuse.size_bytes(digest)
         if size is None:
             return None
         return WheelInput(
@@ -444,6 +512,74 @@ def _platforms(request: Request, settings: WainSettings, lock: Lock | None) -> t
     return tuple(dict.fromkeys(wanted or (Platform.host(),)))
 
 
+def _earlier_images(references: Sequence[str], workshop: Workshop) -> dict[tuple[str, Platform], Image]:
+    """The images that --cache-from names, by reference and platform; what is not there yet is passed over."""
+    from wain.transfer import read_image
+
+    found = {}
+    for text in references:
+        try:
+            image = read_image(text, access=workshop.access)
+        except NotFound:
+            log.info("%s is not there yet, so it has no layers to take", text)
+            continue
+        except (TransferError, ImageError) as error:
+            log.warning("no layers are taken from %s: %s", text, error.message)
+            continue
+        for item in image.images if isinstance(image, Index) else (image,):
+            found[text, item.platform] = item
+    return found
+
+
+def _reuse(
+    platform: Platform,
+    lock: Lock | None,
+    earlier: Mapping[tuple[str, Platform], Image],
+    request: Request,
+    settings: WainSettings,
+    workshop: Workshop,
+) -> Reuse:
+    """Where a platform's layers may be found: the lock's own, then those of the earlier images."""
+    entries = [entry for entry in _locked_layers(lock) if entry.get("platform") == str(platform)]
+    sources = [_locked_source(entry) for entry in entries]
+    for (name, of), image in earlier.items():
+        if of == platform:
+            why = f"{name} has it, which --cache-from names"
+            sources.append(Source(why=why, layers=layers_of(image), wheels=KnownWheels.of_image(image)))
+    names = (*request.destinations, *(request.cache_from or settings.cache_from))
+    places = [place for name in names if isinstance(place := parse_reference(name), RegistryReference)]
+    return Reuse(sources, places, workshop.access, verify=request.verify_cache)
+
+
+def _locked_layers(lock: Lock | None) -> list[dict[str, JSON]]:
+    value = lock.tool.get("layers") if lock else None
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _locked_source(entry: Mapping[str, JSON]) -> Source:
+    """:raises LockError: when the lock's layers are malformed."""
+    layers = entry.get("layers")
+    try:
+        wheels = KnownWheels.from_json(entry.get("wheels"))
+    except (ValueError, KeyError, TypeError, AttributeError, ImageError) as error:
+        raise LockError("the lock's layers are malformed", hint="Renew the lock with wain lock --layers.") from error
+    return Source(
+        why="the lock names its digest",
+        layers=tuple(KnownLayer.from_json(item) for item in layers) if isinstance(layers, list) else (),
+        wheels=wheels,
+        is_whole=True,
+    )
+
+
+def _locked_facts(lock: Lock | None) -> list[Image]:
+    """The base facts that a lock has, in the form in which an earlier image has them: its label."""
+    return [
+        Image(config=Config(platform=Platform(), runtime=Runtime(labels={LABEL: facts})))
+        for entry in _locked_layers(lock)
+        if isinstance(facts := entry.get("facts"), str)
+    ]
+
+
 def _bases(
     choice: BaseChoice,
     platforms: Sequence[Platform],
@@ -451,6 +587,7 @@ def _bases(
     settings: WainSettings,
     lock: Lock | None,
     workshop: Workshop,
+    reuse: Sequence[Reuse],
 ) -> tuple[Image, ...]:
     if choice.suite is None:
         if request.packages or settings.packages:
@@ -465,8 +602,9 @@ def _bases(
             store=workshop.store,
             transport=workshop.transport,
             mirrors=_mirrors(settings),
+            elsewhere=known.find,
         )
-        for platform in platforms
+        for platform, known in zip(platforms, reuse, strict=True)
     )
 
 

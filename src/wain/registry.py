@@ -102,6 +102,15 @@ def present(reference: RegistryReference, digests: Iterable[Digest], *, access: 
     return {digest for digest, has in zip(wanted, found, strict=True) if has}
 
 
+def open_blob(reference: RegistryReference, descriptor: Descriptor, *, access: Access | None = None) -> BinaryIO:
+    """A blob's bytes from the repository that a reference names; not verified.
+
+    :raises TransferError: when the registry does not give it.
+    """
+    access = access or Access()
+    return _open_blob(access, access.places(reference.registry, reference.repository), descriptor)
+
+
 def write(
     image: Image | Index,
     reference: RegistryReference,

@@ -34,6 +34,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--load", action="store_true", help="load into the Docker daemon under each --tag")
     add_project_flags(parser)
     parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="a label of the image")
+    parser.add_argument(
+        "--cache-from", action="append", default=[], metavar="REF", help="an image whose layers are trusted and taken"
+    )
+    parser.add_argument("--verify-cache", action="store_true", help="make every layer, and compare with --cache-from")
     parser.add_argument("--metadata-file", metavar="FILE", help="write digests and layers to this file, as JSON")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     add_index_arguments(parser)
@@ -47,10 +51,11 @@ def run(args: argparse.Namespace) -> int:
     console: Console = args.console
     labels = dict(_pair(text) for text in args.label)
     with open_workshop(args, Path(args.path)) as workshop:
-        request = project_request(args, labels=labels)
+        given = _given_destinations(args)
+        request = project_request(args, labels=labels, destinations=given)
         decided = plan(request, workshop)
         names: list[str] = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
-        destinations = _destinations(args, decided.project.name, names)
+        destinations = given or [f"archive:dist/{decided.project.name}.tar"]
         if args.dry_run:
             _print_plan(console, decided, destinations)
             return 0
@@ -75,21 +80,25 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _destinations(args: argparse.Namespace, name: str, names: Sequence[str]) -> list[str]:
+def _given_destinations(args: argparse.Namespace) -> list[str]:
+    """Where the flags say that the image goes.
+
+    :raises UsageError: when one of them, or a tag, does not name an image.
+    """
     from wain.names import parse_reference, parse_registry_reference
 
-    destinations = list(args.output)
     if (args.push or args.load) and not args.tag:
         raise UsageError("--push and --load need a name", hint="Give one with -t registry.example/app:1.")
+    destinations = list(args.output)
     if args.push:
         destinations += args.tag
     if args.load:
         destinations += [f"daemon:{tag}" for tag in args.tag]
     for destination in destinations:
         parse_reference(destination)
-    for tag in names:
+    for tag in args.tag:
         parse_registry_reference(tag)
-    return destinations or [f"archive:dist/{name}.tar"]
+    return destinations
 
 
 def _print_plan(console: Console, plan: Plan, destinations: Sequence[str]) -> None:

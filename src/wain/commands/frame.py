@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,9 @@ def add_project_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refresh", action="store_true", help="ask again what was remembered of the last 10 minutes")
 
 
-def project_request(args: argparse.Namespace, *, labels: Mapping[str, str] | None = None) -> Request:
+def project_request(
+    args: argparse.Namespace, *, labels: Mapping[str, str] | None = None, destinations: Sequence[str] = ()
+) -> Request:
     """What the flags ask for."""
     from wain.commands.index_options import index_flags
     from wain.names import ArchiveReference, LayoutReference, parse_reference
@@ -48,6 +50,9 @@ def project_request(args: argparse.Namespace, *, labels: Mapping[str, str] | Non
         labels=labels or {},
         index_flags=index_flags(args),
         leave_out=(Path(args.path) / "dist", *leave_out),
+        cache_from=tuple(getattr(args, "cache_from", ())),
+        verify_cache=getattr(args, "verify_cache", False),
+        destinations=tuple(destinations),
     )
 
 

@@ -32,6 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         const="",
         help="take newer versions, of NAME alone where it is given",
     )
+    parser.add_argument("--layers", action="store_true", help="name the layers too, so that registries are caches")
     add_project_flags(parser)
     add_index_arguments(parser)
     parser.set_defaults(run=run)
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     :raises OutputError: when the file cannot be written.
     """
     from wain.lock import Lock
-    from wain.pipeline import lock_project
+    from wain.pipeline import lock_project, with_layers
     from wain.settings import normalize_name
 
     project = Path(args.path)
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     with open_workshop(args, project) as workshop:
         request = project_request(args)
         lock = lock_project(request, workshop, before=before, upgrade=upgrade)
+        if args.layers:
+            lock = with_layers(lock, request, workshop)
     _write(output, lock.to_toml(output.parent))
     _report(args, lock, before, output)
     return 0
