@@ -56,17 +56,25 @@ class Spliced:
     """(wheel's name, member's path) -> hash, of the members whose hash is not the one that the plan has."""
 
 
+class Hash(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: Buffer, /) -> None: ...
+
+    def digest(self) -> bytes: ...
+
+
 class Emit(Protocol):
     """Where a part puts what it makes, in order."""
 
-    def tar(self, data: Sequence[bytes]) -> None:
-        """Bytes of the tar."""
+    def tar(self, data: Sequence[bytes], digest: Hash | None = None) -> None:
+        """Bytes of the tar; `digest` takes them too."""
 
     def blob(self, *data: Buffer) -> None:
         """Bytes of the layer."""
 
-    def row(self, file: PlannedFile, digest: str) -> None:
-        """A member's hash, as it was found."""
+    def row(self, file: PlannedFile, digest: Hash) -> None:
+        """A member's digest, as it is when it has taken all that was put before; it is compared with the plan's."""
 
 
 class Part(Protocol):
@@ -110,8 +118,8 @@ class Shared:
                 if len(found) != size_bytes or crc32(found) != member.crc:
                     # Either it is damaged, and this says how, or it goes on behind its end, and this cuts it.
                     found = b"".join(wheel.chunks(member))
-                hashed = row_digest(sha256(found).digest())
-                if hashed != digest:
+                hashed = sha256(found)
+                if row_digest(hashed.digest()) != digest:
                     emit.row(piece, hashed)
                 parts.append(found)
             elif data is not None:
@@ -141,17 +149,14 @@ class Large:
         batch_bytes = 0
         digest = hashlib.sha256()
         for chunk in inflation.chunks():
-            digest.update(chunk)
             batch.append(chunk)
             batch_bytes += len(chunk)
             if batch_bytes >= _BATCH_BYTES:
-                emit.tar(batch)
+                emit.tar(batch, digest)
                 batch, batch_bytes = [], 0
         if batch:
-            emit.tar(batch)
-        hashed = row_digest(digest.digest())
-        if hashed != file.digest:
-            emit.row(file, hashed)
+            emit.tar(batch, digest)
+        emit.row(file, digest)
         if inflation.exact and self._quality.is_good(member):
             emit.blob(gzips.HEADER, wheel.raw(member), gzips.trailer(member.crc, member.size_bytes))
         else:
@@ -289,7 +294,8 @@ def assemble(parts: Iterable[Part], write: Callable[[Buffer], object], *, thread
 class _Item:
     tar: Sequence[bytes] = ()
     blob: Sequence[Buffer] = ()
-    rows: Sequence[tuple[PlannedFile, str]] = ()
+    digest: Hash | None = None
+    file: PlannedFile | None = None
 
 
 class _Queue:
@@ -345,11 +351,15 @@ class _Assembly:
                 for item in self._take(queue):
                     for data in item.tar:
                         tar.update(data)
+                        if item.digest is not None:
+                            # Here and not where it was inflated: a very large member keeps one worker busy alone.
+                            item.digest.update(data)
                     if item.blob:
                         writer.put(item.blob)
-                    for file, found in item.rows:
-                        assert file.member is not None
-                        wrong[file.wheel.name, file.member.path] = found
+                    if item.file is not None and item.file.member is not None and item.digest is not None:
+                        found = row_digest(item.digest.digest())
+                        if found != item.file.digest:
+                            wrong[item.file.wheel.name, item.file.member.path] = found
             digest, size_bytes = writer.finish()
         finally:
             with self._lock:
@@ -454,14 +464,14 @@ class _Emitter:
         self._number = number
         self._queue = queue
 
-    def tar(self, data: Sequence[bytes]) -> None:
-        self._assembly.put(self._number, self._queue, _Item(tar=data), sum(map(len, data)))
+    def tar(self, data: Sequence[bytes], digest: Hash | None = None) -> None:
+        self._assembly.put(self._number, self._queue, _Item(tar=data, digest=digest), sum(map(len, data)))
 
     def blob(self, *data: Buffer) -> None:
         self._assembly.put(self._number, self._queue, _Item(blob=data), 0)
 
-    def row(self, file: PlannedFile, digest: str) -> None:
-        self._assembly.put(self._number, self._queue, _Item(rows=((file, digest),)), 0)
+    def row(self, file: PlannedFile, digest: Hash) -> None:
+        self._assembly.put(self._number, self._queue, _Item(file=file, digest=digest), 0)
 
 
 class _Writer:

@@ -119,7 +119,7 @@ class _Directory:
             path = name[:-1] if is_folder else name
             self._check_path(path)
             mode = attributes >> 16
-            kind = stat.S_IFMT(mode)
+            kind = mode & 0o170000
             if kind and kind != (stat.S_IFDIR if is_folder else stat.S_IFREG):
                 raise wrong(f"{name[:100]!r} is a link, a device or the like; a wheel has only files")
             if header + local_bytes > directory:
@@ -127,7 +127,7 @@ class _Directory:
             local = unpack_local(data, header)
             name_at = header + local_bytes
             start = name_at + local[9] + local[10]
-            if local[0] != b"PK\3\4" or data[name_at : name_at + local[9]] != raw_name:
+            if local[0] != b"PK\3\4" or bytes(data[name_at : name_at + local[9]]) != raw_name:
                 raise wrong(f"{name[:100]!r} is not where the directory says")
             if local[3] != method or local[2] & _ENCRYPTED:
                 raise wrong(f"{name[:100]!r} is described in two ways")
@@ -212,7 +212,8 @@ class _Directory:
         return compressed, size, header
 
     def _check_path(self, path: str) -> None:
-        if not path or _UNSAFE.search(path):
+        odd = not path.isprintable() or "/." in path or "//" in path or path[:1] in ("", "/", ".")
+        if odd and (not path or _UNSAFE.search(path)):
             raise self.wrong(f"{path[:100]!r} is no path within it")
         if len(path) * 4 > MAX_PART_BYTES:
             encoded = path.encode("utf-8", "surrogatepass")
