@@ -19,7 +19,7 @@ from wain.distribution import Session, pull_scope, push_scope
 from wain.errors import AuthError, HashMismatch, NotFound, TransferError
 from wain.image import Blob
 from wain.layers import Layer
-from wain.transport import Body, Response, resolve_url
+from wain.transport import Body, Response, is_loopback, redact_url, resolve_url
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -261,7 +261,23 @@ def _place_of(response: Response, *, least: int, default: str | None = None) -> 
         )
     text = response.headers.get("OCI-Chunk-Min-Length", "").strip()
     minimum = int(text[:12]) if text.isascii() and text.isdecimal() else least
-    return _Place(resolve_url(response.url, location), minimum)
+    return _Place(_encrypted_like(response.url, resolve_url(response.url, location)), minimum)
+
+
+def _encrypted_like(url: str, location: str) -> str:
+    """The Location; registries behind a proxy that ends TLS give their own addresses with http.
+
+    :raises TransferError: when it leads from an encrypted address to another host that is not.
+    """
+    old, new = urlsplit(url), urlsplit(location)
+    if old.scheme != "https" or new.scheme == "https" or is_loopback(new.hostname or ""):
+        return location
+    if old.hostname != new.hostname or new.port not in (None, 80, old.port):
+        raise TransferError(
+            f"{redact_url(url)} wants the upload to go to {redact_url(location)}, which is not encrypted",
+            hint="The registry is misconfigured; use another.",
+        )
+    return urlunsplit(new._replace(scheme="https", netloc=old.netloc.rpartition("@")[2]))
 
 
 def _with_digest(url: str, digest: Digest) -> str:

@@ -586,3 +586,20 @@ def test_challenges() -> None:
     assert Challenge.parse("") == ()
     assert Challenge.parse("Negotiate abc") == ()
     assert Challenge.parse("bearer realm=https://a.example/t")[0].realm == "https://a.example/t"
+
+
+def test_an_upload_stays_encrypted() -> None:
+    from wain.upload import _encrypted_like
+
+    base = "https://registry.example:5000/v2/a/blobs/uploads/"
+    for location, wanted in (
+        ("http://registry.example/v2/u?x=1", "https://registry.example:5000/v2/u?x=1"),
+        ("http://registry.example:5000/v2/u", "https://registry.example:5000/v2/u"),
+        ("https://storage.example/u", "https://storage.example/u"),
+        ("http://127.0.0.1:9/u", "http://127.0.0.1:9/u"),
+    ):
+        assert _encrypted_like(base, location) == wanted
+    assert _encrypted_like("http://127.0.0.1:1/", "http://127.0.0.2:1/") == "http://127.0.0.2:1/"
+    for location in ("http://storage.example/u", "http://registry.example:81/u"):
+        with pytest.raises(TransferError, match="not encrypted"):
+            _encrypted_like(base, location)
