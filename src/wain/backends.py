@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -86,6 +87,11 @@ PASSED_VARIABLES = (
 )
 """Passed to builds, and no part of the key: where tools are, and how the network is reached."""
 
+_COMPILERS = tuple(
+    prefix + name
+    for prefix in ("", "x86_64-linux-gnu-", "aarch64-linux-gnu-")
+    for name in ("cc", "c++", "gcc", "g++", "clang", "clang++", "gfortran")
+)
 _LAST_LINES = 25
 _MAX_LOG_BYTES = 256 << 20
 _MAX_PYPROJECT_BYTES = 16 << 20
@@ -431,6 +437,22 @@ def _hold(path: Path) -> int | None:
                 os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed it while we waited
+
+
+def wrap_compilers(folder: Path, shown: Path, search_path: str) -> Path:
+    """A folder of compilers that write `shown` into what they compile, in place of `folder`.
+
+    A variable would not do: setuptools drops its own flags where CFLAGS is set.
+    """
+    compilers = folder / "compilers"
+    compilers.mkdir()
+    for name in _COMPILERS:
+        program = shutil.which(name, path=search_path)
+        if program is not None:
+            option = shlex.quote(f"-ffile-prefix-map={folder}={shown}")
+            (compilers / name).write_text(f'#!/bin/sh\nexec {shlex.quote(program)} {option} "$@"\n', "utf-8")
+            (compilers / name).chmod(0o755)
+    return compilers
 
 
 def last_lines(text: str, count: int) -> str:

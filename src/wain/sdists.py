@@ -24,6 +24,7 @@ from wain.backends import (
     read_build_system,
     remove_tree,
     work_folder,
+    wrap_compilers,
 )
 from wain.compatibility import best_wheel
 from wain.digest import Digest
@@ -526,9 +527,8 @@ class _Work:
         if self._folder is None:
             self._folder = self._stack.enter_context(work_folder(self._path))
             if self._folder != self._path:
-                option = f"-ffile-prefix-map={self._folder}={self._path}"
-                for name in ("CFLAGS", "CXXFLAGS"):
-                    self._environ[name] = f"{self._environ.get(name, '')} {option}".strip()
+                compilers = wrap_compilers(self._folder, self._path, self._environ.get("PATH", ""))
+                self._environ["PATH"] = f"{compilers}:{self._environ.get('PATH', '')}"
         return self._folder
 
     def source(self) -> Path:

@@ -169,6 +169,17 @@ def test_an_extension_is_built_again_for_what_changes_it(
     assert machine.build(path).digest == plain.digest
 
 
+def test_an_extension_built_at_another_path_is_the_same(
+    machine: Machine, tmp_path: Path, settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_sdist(tmp_path, "extension")
+    built = machine.build(path)
+    monkeypatch.setattr("wain.backends._hold", lambda path: None)
+    other = Machine(tmp_path / "other", settings)
+    with other.store:
+        assert other.build(path).digest == built.digest
+
+
 def test_a_new_release_of_a_build_requirement_rebuilds_when_asked_to(machine: Machine, tmp_path: Path) -> None:
     """The build lock is remembered by what was required; `upgrade` makes it anew."""
     links = tmp_path / "links"

@@ -325,7 +325,7 @@ def test_a_path_that_is_anothers_is_not_used(builder: Builder, tmp_path: Path, m
     (tmp_path / "taken").write_text("no folder")
     seen = builder.seen(builder.sdist(make_sdist(tmp_path)))
     assert str(tmp_path) not in str(seen["cwd"])
-    assert f"={tmp_path}/taken/wain-" in str(seen["CFLAGS"])
+    assert seen["CFLAGS"] is None  # setuptools would drop its own flags
 
 
 def test_builds_of_the_same_at_once_build_once(tmp_path: Path) -> None:
