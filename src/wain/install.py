@@ -221,6 +221,7 @@ class _Planning:
         self._root = scheme.purelib if wheel.is_purelib else scheme.platlib
         self._info = f"{self._root}/{wheel.dist_info}/"
         self._scripts = _scripts_of(wheel, scheme)
+        self._unhashed: list[str] = []
 
     def files(self) -> Iterator[PlannedFile]:
         """In the order in which an installer writes them: the later of two with one path counts."""
@@ -250,6 +251,9 @@ class _Planning:
             digest = _row_digest(data)
             rows[path] = f"{digest},{len(data)}"
             yield PlannedFile(path, mode, len(data), wheel, None, data, digest)
+        if self._unhashed:
+            what = names_of(self._unhashed)
+            log.warning("%s: RECORD has no usable hash of %s; right ones are written", wheel.filename, what)
         rows[record_path] = ","
         record = self._record(rows)
         yield PlannedFile(record_path, FILE_MODE, len(record), wheel, None, record, "")
@@ -296,7 +300,7 @@ class _Planning:
         if row is not None and row.digest:
             return row.digest
         if not re.search(r"\.dist-info/RECORD\.(jws|p7s)$", member.path):
-            log.warning("%s: RECORD has no usable hash of %s; a right one is written", wheel.filename, member.path)
+            self._unhashed.append(member.path)
         digest = hashlib.sha256()
         for chunk in wheel.chunks(member):
             digest.update(chunk)
@@ -346,6 +350,16 @@ def launcher(point: EntryPoint, interpreter: str) -> str:
         f'if __name__ == "__main__":\n'
         f"    sys.exit({point.attribute}())\n"
     )
+
+
+def names_of(paths: Sequence[str]) -> str:
+    """The first three of them, and how many more there are.
+
+    >>> names_of(["a", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(paths[:3]) + more
 
 
 def row_digest(raw: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from wain import gzips, splice
 from wain.digest import CHUNK_BYTES, Digest, VerifyingReader
 from wain.errors import ImageError, WainError
-from wain.install import InstallPlan, Scheme, plan_install
+from wain.install import InstallPlan, Scheme, names_of, plan_install
 from wain.oci import LAYER_GZIP, Descriptor
 from wain.store import Store, recipe_key
 from wain.ustar import END, header, padding
@@ -225,8 +225,10 @@ def _spliced(
                     writer.commit(known=spliced.digest)
                     return plan, spliced
             # RECORD stands before the files it speaks of, so what it says must be known when it is written.
-            for name, path in sorted(spliced.wrong_rows):
-                log.warning("%s: RECORD has a wrong hash of %s; a right one is written", name, path)
+            for wheel in plan.wheels:
+                if wrong := sorted(path for name, path in spliced.wrong_rows if name == wheel.name):
+                    what = names_of(wrong)
+                    log.warning("%s: RECORD has a wrong hash of %s; right ones are written", wheel.filename, what)
             corrections |= spliced.wrong_rows
     except WainError:
         # A file with other bytes than promised is damaged in many ways; the cause is what to tell.

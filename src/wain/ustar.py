@@ -5,6 +5,7 @@ Source: POSIX.1-2001 pax, "ustar interchange format" and "pax interchange format
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 BLOCK_BYTES = 512
@@ -98,13 +99,15 @@ def _block(
     link: bytes = b"",
     prefix: bytes = b"",
 ) -> bytes:
-    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, uid, gid, size_bytes, mtime)
-    # The checksum is the sum of all bytes, its own field taken as eight blanks.
-    total = sum(name) + sum(numbers) + 8 * 32 + kind[0] + sum(link) + _TAIL_SUM + sum(prefix)
+    owner, time, fixed = _fixed(mode, uid, gid, mtime)
+    size = b"%011o\0" % size_bytes
+    total = sum(name) + sum(size) + fixed + kind[0] + sum(link) + sum(prefix)
     return b"".join(
         (
             name.ljust(100, b"\0"),
-            numbers,
+            owner,
+            size,
+            time,
             b"%06o\0 " % total,
             kind,
             link.ljust(100, b"\0") if link else _NO_LINK,
@@ -114,7 +117,16 @@ def _block(
     )
 
 
-_TAIL_SUM = sum(_TAIL)
+@functools.lru_cache(maxsize=256)
+def _fixed(mode: int, uid: int, gid: int, mtime: int) -> tuple[bytes, bytes, int]:
+    """The fields that most members of a tar share, with their part of the checksum.
+
+    The checksum is the sum of all bytes of the header, its own field taken as eight blanks.
+    """
+    owner, time = b"%07o\0%07o\0%07o\0" % (mode, uid, gid), b"%011o\0" % mtime
+    return owner, time, sum(owner) + sum(time) + sum(_TAIL) + 8 * 32
+
+
 _NO_LINK = bytes(100)
 _NO_PREFIX = bytes(167)
 

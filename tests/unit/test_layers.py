@@ -203,8 +203,7 @@ def test_a_record_that_lies_is_made_right(tmp_path: Path, store: Store, caplog: 
     )
     wrong = make_wheel(tmp_path / "lie", {"a.py": b"a", "big": BIG, "b.py": b"b"}, record=lie.decode())
     assert tar_of(wheel_layer([wrong], SCHEME, store=store)) == tar_of(wheel_layer([right], SCHEME, store=store))
-    assert "wrong hash of a.py" in caplog.text
-    assert "wrong hash of big" in caplog.text
+    assert "wrong hash of a.py, big; right ones are written" in caplog.text
     assert "b.py" not in caplog.text
 
 
