@@ -1,0 +1,171 @@
+"""A fresh machine takes layers from the registry that has them: what it asks for, and whom it believes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.made import noise
+from tests.unit.wain_project import Wain, index, wain
+from wain.digest import Digest
+from wain.image import Image
+from wain.layers import RECIPE_KEY
+from wain.names import parse_registry_reference
+from wain.oci import History
+from wain.registry import read, write
+from wain.reuse import KnownLayer, KnownWheels, layers_of
+from wain.testing import LoopbackRegistry, random_image
+
+__all__ = ["index", "wain"]
+
+
+@pytest.fixture
+def registry() -> Iterator[LoopbackRegistry]:
+    with LoopbackRegistry() as served:
+        yield served
+
+
+def _push(wain: Wain, registry: LoopbackRegistry, name: str, *words: str, code: int = 0) -> str:
+    """Builds and pushes; the digest."""
+    return wain.build("-t", registry.reference(name), "--push", "-v", *words, code=code)
+
+
+def _lock(wain: Wain) -> None:
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple, "--layers")
+
+
+def _fresh(wain: Wain, registry: LoopbackRegistry) -> None:
+    """Another machine: nothing in the store, nothing in the logs."""
+    shutil.rmtree(wain.folder / "cache")
+    shutil.rmtree(wain.folder / "out", ignore_errors=True)
+    wain.index.requests.clear()
+    registry.log.clear()
+
+
+def _only_push(wain: Wain) -> None:
+    """Leaves out the layout that `Wain.build` writes by default, which would need the layers' bytes."""
+    wain.destination = None
+
+
+def test_a_lock_with_layers_needs_no_index_and_no_wheel(wain: Wain, registry: LoopbackRegistry) -> None:
+    wain.index.add("big", "1.0", content=noise(200_000))
+    (wain.project / "requirements.txt").write_text("alpha\nbig\n")
+    _lock(wain)
+    _only_push(wain)
+    digest = _push(wain, registry, "app")
+    _fresh(wain, registry)
+    assert _push(wain, registry, "app") == digest
+    assert wain.index.requests == []
+    assert "the lock names its digest" in wain.err
+    assert sum(request.body_bytes + request.sent_bytes for request in registry.log) < 20_000
+    assert not [request for request in registry.log if request.method == "GET" and "/blobs/" in request.path]
+
+
+def test_another_repository_gets_the_layers_by_mounting(wain: Wain, registry: LoopbackRegistry) -> None:
+    _lock(wain)
+    _only_push(wain)
+    digest = _push(wain, registry, "one")
+    _fresh(wain, registry)
+    assert _push(wain, registry, "two", "--cache-from", registry.reference("one")) == digest
+    assert wain.index.requests == []
+    assert [request for request in registry.log if "mount=" in request.query and request.status == 201]
+
+
+def test_what_the_registry_lacks_is_made_again(wain: Wain, registry: LoopbackRegistry) -> None:
+    _lock(wain)
+    _only_push(wain)
+    digest = _push(wain, registry, "app")
+    _fresh(wain, registry)
+    with LoopbackRegistry() as other:
+        assert _push(wain, other, "app") == digest
+    assert wain.index.requests != []
+
+
+def test_an_earlier_image_does_as_well(wain: Wain, registry: LoopbackRegistry) -> None:
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
+    _only_push(wain)
+    digest = _push(wain, registry, "app")
+    _fresh(wain, registry)
+    assert _push(wain, registry, "app", "--cache-from", registry.reference("app")) == digest
+    assert wain.index.requests == []
+    assert "--cache-from names" in wain.err
+
+
+def test_one_bump_is_one_wheel_and_one_layer(wain: Wain, registry: LoopbackRegistry) -> None:
+    for name in ("large", "other"):
+        wain.index.add(name, "1.0", content=noise(25_000_000, seed=len(name)))
+    (wain.project / "requirements.txt").write_text("large\nother\n")
+    _lock(wain)
+    _only_push(wain)
+    _push(wain, registry, "app")
+    wain.index.add("large", "1.1", content=noise(25_000_000, seed=3))
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple, "--upgrade")
+    _fresh(wain, registry)
+    _push(wain, registry, "app", "--cache-from", registry.reference("app"))
+    assert wain.index.asked(".whl") == ["/files/large/large-1.1-py3-none-any.whl"]
+    large = [request for request in registry.log if request.body_bytes > 100_000]
+    assert len(large) == 1
+    assert sum(request.body_bytes for request in registry.log) - large[0].body_bytes < 60_000
+
+
+def _lie(registry: LoopbackRegistry, name: str, tag: str = "1") -> None:
+    """Gives an image's dependency layer other bytes under the same recipe key."""
+    reference = parse_registry_reference(registry.reference(name, tag))
+    image = read(reference)
+    assert isinstance(image, Image)
+    number = next(n for n, layer in enumerate(image.layers) if layer.annotations.get(RECIPE_KEY))
+    evil = replace(random_image(7).layers[0], annotations=image.layers[number].annotations)
+    layers = (*image.layers[:number], evil, *image.layers[number + 1 :])
+    config = replace(image.config, diff_ids=tuple(layer.diff_id for layer in layers))
+    write(replace(image, layers=layers, config=config, source_config=None, source_manifest=None), reference)
+
+
+def test_a_registry_that_lies_is_caught(wain: Wain, registry: LoopbackRegistry) -> None:
+    _lock(wain)
+    _only_push(wain)
+    digest = _push(wain, registry, "app")
+    _lie(registry, "app")
+    _fresh(wain, registry)
+    assert _push(wain, registry, "new", "--cache-from", registry.reference("app")) == digest, "the lock says better"
+    text = (wain.project / "pylock.toml").read_text()
+    (wain.project / "pylock.toml").write_text(text[: text.index("[[tool.wain.layers]]")])
+    _fresh(wain, registry)
+    _push(wain, registry, "new", "--cache-from", registry.reference("app"), "--verify-cache", code=7)
+    assert "do not use that image" in wain.err
+
+
+def test_a_tag_that_is_only_pushed_to_is_not_believed(wain: Wain, registry: LoopbackRegistry) -> None:
+    _only_push(wain)
+    digest = _push(wain, registry, "app")
+    _lie(registry, "app")
+    _fresh(wain, registry)
+    assert _push(wain, registry, "app") == digest
+
+
+def test_keys_are_read_from_history_and_from_annotations() -> None:
+    layer = replace(random_image(1).layers[0], annotations={RECIPE_KEY: Digest.of(b"key")})
+    image = Image(config=random_image(1).config)
+    image = replace(image, config=replace(image.config, diff_ids=(), history=()), layers=()).append(layer)
+    assert [item.key for item in layers_of(image)] == [Digest.of(b"key")]
+    bare = replace(image, layers=(replace(layer, annotations={}),))
+    assert [item.key for item in layers_of(bare)] == [Digest.of(b"key")]
+    silent = replace(image, config=replace(image.config, history=(History(created_by="x"),)))
+    assert [item.key for item in layers_of(silent)] == [Digest.of(b"key")]
+    assert layers_of(replace(silent, layers=bare.layers)) == ()
+
+
+def test_known_layers_and_wheels_survive_json() -> None:
+    layer = replace(random_image(1).layers[0], annotations={RECIPE_KEY: Digest.of(b"key")})
+    known = KnownLayer.of(layer, ["a", "b"])
+    assert KnownLayer.from_json(json.loads(json.dumps(known.to_json()))) == known
+    one, two, three = Digest.of(b"1"), Digest.of(b"2"), Digest.of(b"3")
+    wheels = KnownWheels(sizes={one: 1, two: 2}, together=((one, two),))
+    assert KnownWheels.from_json(json.loads(json.dumps(wheels.to_json()))) == wheels
+    assert wheels.clusters([one, two]) == ((one, two),)
+    assert wheels.clusters([one, three]) is None, "a new wheel beside some that share paths must be looked at"
+    assert KnownWheels(sizes={one: 1}).clusters([one, three]) == ()
+    assert KnownWheels(sizes={one: 1}).clusters([two, three]) is None
