@@ -113,7 +113,7 @@ def _docker_manifest(image: Image | Index, names: list[str]) -> bytes:
     if isinstance(image, Index):
         if not image.images:
             return b"[]"
-        image = next((item for item in image.images if item.platform == Platform.host()), image.images[0])
+        image = next((item for item in image.images if item.platform.same_as(Platform.host())), image.images[0])
     entry: dict[str, JSON] = {
         "Config": _path(image.manifest.config.digest),
         "RepoTags": list(names),
@@ -178,7 +178,7 @@ def read_file(file: BinaryIO, *, platform: Platform | None = None, what: str) ->
             hint="Save one with docker save or podman save.",
         )
     image = _read_docker(members, what)
-    if platform is not None and image.platform != platform:
+    if platform is not None and not image.platform.same_as(platform):
         raise ImageError(
             f"{what} is an image for {image.platform}, not for {platform}", hint="Save the one for that platform."
         )

@@ -102,7 +102,7 @@ def read_content(
     """
     if media_type in MANIFEST_TYPES:
         image = read_manifest(content, data)
-        if platform is not None and image.platform != platform:
+        if platform is not None and not image.platform.same_as(platform):
             raise ImageError(
                 f"{what} is an image for {image.platform}, not for {platform}",
                 hint="Name an image that was made for the platform.",
@@ -112,10 +112,10 @@ def read_content(
     chosen = _images_of(document, what)
     if platform is not None:
         # The descriptor's word for the platform where it has one, else the config's.
-        fitting = [item for item in chosen if item.platform in (None, platform)]
+        fitting = [item for item in chosen if item.platform is None or item.platform.same_as(platform)]
         images = tuple(_described(content, item) for item in fitting)
         for image in images:
-            if image.platform == platform:
+            if image.platform.same_as(platform):
                 return image
         named = [item.platform for item in chosen if item.platform] + [image.platform for image in images]
         have = ", ".join(dict.fromkeys(map(str, named))) or "none"

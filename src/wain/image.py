@@ -150,7 +150,7 @@ class Image:
                 "the image was not made on that base",
                 hint="Name the base that stands in its labels, by digest.",
             )
-        if self.platform != new_base.platform:
+        if not self.platform.same_as(new_base.platform):
             raise BaseError(
                 f"the image is for {self.platform}, the new base for {new_base.platform}",
                 hint="Name a base of the same platform.",
@@ -257,7 +257,7 @@ class Index:
     def image_for(self, platform: Platform) -> Image:
         """:raises ImageError: when no image is for the platform; says which are."""
         for image in self.images:
-            if image.platform == platform:
+            if image.platform.same_as(platform):
                 return image
         have = ", ".join(str(image.platform) for image in self.images) or "none"
         raise ImageError(f"no image for {platform}", hint=f"There are images for: {have}.")

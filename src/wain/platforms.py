@@ -75,6 +75,15 @@ class Platform:
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
+    def same_as(self, other: Platform) -> bool:
+        """Whether both name one platform: images say `arm64` with and without the variant that is its only one."""
+        return self._plain() == other._plain()
+
+    def _plain(self) -> tuple[str, str, str | None]:
+        default = {("arm64", "v8"): None, ("amd64", "v1"): None, ("arm", None): "v7"}
+        variant = default.get((self.architecture, self.variant), self.variant)
+        return self.os, self.architecture, variant
+
     @property
     def machine(self) -> str:
         """The machine as `platform.machine()` says it on this platform, `x86_64` for amd64.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from wain import layout
 from wain.digest import Digest
 from wain.errors import BaseError, ImageError
 from wain.image import Image, Index, check_image, padded_history
+from wain.names import LayoutReference
 from wain.oci import MANIFEST, Config, Descriptor, History, Manifest, Runtime
 from wain.platforms import Platform
 from wain.testing import random_image, random_index, random_layer, schema2_image
@@ -125,6 +128,18 @@ def test_an_index() -> None:
     assert Index(images=index.images).digest == index.digest == Digest.of(index.to_bytes)
     verbatim = Index(images=index.images, source=index.to_bytes + b" ")
     assert verbatim.digest != index.digest
+
+
+def test_variants_that_are_the_only_one(tmp_path: Path) -> None:
+    named = random_image(5, layers=1, platform=Platform("linux", "arm64", "v8"))
+    index = Index(images=(random_image(6, layers=1), named))
+    assert index.image_for(Platform.parse("linux/arm64")) == named
+    layout.write(index, LayoutReference(path=tmp_path, tag="1"))
+    found = layout.read(LayoutReference(path=tmp_path, tag="1"), platform=Platform.parse("linux/arm64"))
+    assert found.digest == named.digest
+    seventh, sixth = Platform("linux", "arm", "v7"), Platform("linux", "arm", "v6")
+    assert Platform("linux", "arm").same_as(seventh)
+    assert not sixth.same_as(seventh)
 
 
 def test_an_image_without_layers() -> None:
