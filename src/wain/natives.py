@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 _RECIPE = "natives/1"
 _MAX_HELD_BYTES = 32 << 20
+MAX_READ_BYTES = 128 << 20
+"""Larger files count by their name alone: reading them would double the time of a build, and who ships such ones
+(torch, CUDA's libraries) ships what they need."""
 
 # The driver brings these at run time; a container's runtime mounts them.
 _FROM_THE_DRIVER = re.compile(
@@ -302,6 +305,8 @@ def _read_elf(wheel: Wheel, member: Member) -> ElfFile | None:
         head += more
     if head[:4] != b"\x7fELF":
         return None
+    if member.size_bytes > MAX_READ_BYTES:
+        return ElfFile(architecture=None)
     if member.size_bytes <= _MAX_HELD_BYTES:
         return parse_elf(head + b"".join(chunks))
     with tempfile.TemporaryFile(prefix="wain-elf-") as file:

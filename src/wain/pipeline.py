@@ -290,10 +290,11 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
     results = []
     for image, facts, selected, reuse in zip(plan.images, plan.facts, plan.selected, plan.reuse, strict=True):
         wheels = _Wheels(plan, selected, facts.target, workshop, reuse)
+        inputs = wheels.inputs()
         results.append(
             build(
                 plan.project,
-                wheels.inputs(),
+                inputs,
                 image,
                 facts,
                 settings=plan.settings,
@@ -307,6 +308,8 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
                 labels=request.labels,
             )
         )
+        for line in wheels.missing_libraries(inputs, facts):
+            log.warning("%s", line)
     return tuple(results)
 
 
@@ -405,6 +408,27 @@ class _Wheels:
         )
         return [Wheel.open(self._paths[wheel.digest], digest=wheel.digest, filename=wheel.filename) for wheel in wanted]
 
+    def missing_libraries(self, inputs: Sequence[WheelInput], facts: BaseFacts) -> tuple[str, ...]:
+        """What native libraries would be missing on the base, one line a distribution.
+
+        Where a wheel was read neither now nor before, nothing is said: what seems to be missing may be in it.
+        """
+        from wain.natives import NativeFile, advice, known_natives, missing_libraries, natives_of
+
+        files: dict[str, Sequence[NativeFile]] = {}
+        for wheel in inputs:
+            if wheel.filename.endswith("-none-any.whl"):
+                continue
+            found = known_natives(wheel.digest, self._workshop.store)
+            if found is None:
+                path = self._paths.get(wheel.digest)
+                if path is None:
+                    return ()
+                with Wheel.open(path, digest=wheel.digest, filename=wheel.filename) as opened:
+                    found = natives_of(opened, self._workshop.store)
+            files[wheel.name] = found
+        return advice(missing_libraries(facts, files))
+
     def _fetch(self, items: Sequence[Selected]) -> list[Path]:
         if not items:
             return []
@@ -425,7 +449,7 @@ class _Wheels:
         return paths
 
     def _built(self, item: Selected) -> WheelInput:
-        from wain.sdists import build_project, build_sdist
+        from wain.sdists import build_project, build_repository, build_sdist
 
         if item.kind == "directory":
             source = item.package.directory
@@ -451,11 +475,16 @@ class _Wheels:
                 subdirectory=item.package.subdirectory,
                 options=self._options(item.name),
             )
-        else:
-            raise LockError(
-                f"{item.name} comes from a repository, which wain does not clone",
-                hint="Name a wheel or an sdist of it, by a version or by a URL.",
+        elif item.package.vcs is not None:
+            built = build_repository(
+                item.package.vcs,
+                name=item.name,
+                target=self._target,
+                indexes=self._indexes,
+                options=self._options(item.name),
             )
+        else:
+            raise LockError(f"the lock names no file, folder or repository of {item.name}", hint="Lock again.")
         return self._of_built(item.name, built)
 
     def _of_built(self, name: str, built: BuiltWheel) -> WheelInput:

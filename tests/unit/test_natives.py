@@ -110,6 +110,13 @@ def test_a_large_file_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.
     assert held[0].elf.needed == ("liba.so.1",)
 
 
+def test_a_huge_file_counts_by_its_name(tmp_path: Path, facts: BaseFacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wain.natives.MAX_READ_BYTES", 5000)
+    huge = make_elf(soname="libhuge.so.1", needed=["libnone.so.1"], rodata=bytes(10_000))
+    found = natives(tmp_path, {"libhuge.so.1": huge, "x.so": make_elf(needed=["libhuge.so.1"])})
+    assert missing_libraries(facts, {"thing": found}) == ()
+
+
 def test_a_wheel_is_read_once(tmp_path: Path) -> None:
     data = make_elf(needed=["liba.so.1"], requires={"liba.so.1": ["A_1"]}, provides=["B_1"], runpath="$ORIGIN")
     with Store.open(tmp_path / "store") as store, make_wheel(tmp_path, {"x.so": data}) as wheel:
