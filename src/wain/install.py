@@ -296,9 +296,8 @@ class _Planning:
             corrected = self._corrections.get((wheel.name, member.path))
             if corrected:
                 return corrected
-        row = wheel.record.get(member.path)
-        if row is not None and row.digest:
-            return row.digest
+        if claimed := wheel.record.get(member.path):
+            return claimed
         if not re.search(r"\.dist-info/RECORD\.(jws|p7s)$", member.path):
             self._unhashed.append(member.path)
         digest = hashlib.sha256()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from wain.digest import Digest
 from wain.errors import HashMismatch, WheelError
@@ -32,15 +32,6 @@ log = logging.getLogger(__name__)
 MAX_METADATA_BYTES = 64 << 20
 """The largest file of a .dist-info folder, or script, that is read."""
 _HINT = "The wheel is damaged or hostile: fetch it again, or build it again and tell who publishes it."
-
-
-class RecordRow(NamedTuple):
-    """One row of a RECORD."""
-
-    path: str
-    digest: str
-    """`sha256=` and unpadded URL-safe base64; empty where there is none or it is of another kind."""
-    size_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,21 +245,23 @@ class Wheel:
         return str(message.get("Root-Is-Purelib") or "").strip().lower() == "true"
 
     @cached_property
-    def record(self) -> Mapping[str, RecordRow]:
-        """RECORD's rows by path; hexadecimal hashes are read too. What is malformed has no digest.
+    def record(self) -> Mapping[str, str]:
+        """RECORD's hashes by path, as `sha256=` and unpadded URL-safe base64; hexadecimal ones are read too.
+
+        Of what has none, or one of another kind, it is empty.
 
         :raises WheelError: when there is no RECORD.
         """
         data = self.read_metadata_file("RECORD")
         if data is None:
             raise self.wrong(f"it has no {self.dist_info}/RECORD")
-        rows = {}
+        rows: dict[str, str] = {}
         try:
             for fields in csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline="")):
                 if not fields:
                     continue
-                path, found, size = (*fields, "", "")[:3]
-                rows[path] = RecordRow(path, _record_digest(found), int(size) if size.isdecimal() else None)
+                found = fields[1] if len(fields) > 1 else ""
+                rows[fields[0]] = found if len(found) == 50 and found[:7] == "sha256=" else _record_digest(found)
         except csv.Error as error:
             log.warning("%s: its RECORD is malformed (%s); a right one is written", self.filename, error)
         return rows
