@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,16 +38,18 @@ def small_wheel(
     if scripts:
         text = "".join(f"{script} = {target}\n" for script, target in scripts.items())
         members[f"{info}/entry_points.txt"] = f"[console_scripts]\n{text}".encode()
-    rows = [
-        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip('=')},{len(data)}"
-        for path, data in members.items()
-    ]
-    members[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,\n"]).encode()
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    for path, data in members.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+        writer.writerow((path, f"sha256={digest}", len(data)))
+    writer.writerow((f"{info}/RECORD", "", ""))
+    members[f"{info}/RECORD"] = stream.getvalue().encode()
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, data in members.items():
             archive.writestr(zipfile.ZipInfo(member), data, compress_type=zipfile.ZIP_DEFLATED)
-    return path
+    return wheel
 
 
 def opened(path: Path) -> Wheel:
