@@ -190,6 +190,25 @@ def test_runc_serves_the_page_from_a_read_only_root(image: Built) -> None:
         image.check_page(port, server=server)
 
 
+def test_one_build_for_two_platforms_runs_on_both(wain: Wain, tmp_path: Path) -> None:
+    """amd64 as it is, arm64 in an emulator; each finds its own compiled extension."""
+    layout = tmp_path / "layout"
+    platforms = "linux/amd64,linux/arm64"
+    wain("build", EXAMPLES / "hello", "--output", f"oci:{layout}:both", "--platform", platforms)
+    ask = (
+        "import platform, markupsafe._speedups\n"
+        "from app import app\n"
+        "print(platform.machine(), app.test_client().get('/').text, end='')"
+    )
+    own = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    for architecture, machine in {"amd64": "x86_64", "arm64": "aarch64"}.items():
+        emulator = None if architecture == own else places.require_tool(f"qemu-{machine}-static")
+        bundle = unpack_image(layout, tmp_path / architecture, tag="both", architecture=architecture)
+        assert bundle.image_config["architecture"] == architecture
+        told = bundle.run(["/opt/venv/bin/python", "-c", ask], emulator=emulator).stdout
+        assert re.fullmatch(rf"{machine} {PAGES['hello'][1]}", told), told
+
+
 def test_a_registry_takes_it_and_docker_pulls_it(
     wain: Wain, registry: Registry, old_docker: Docker, image: Built, tmp_path: Path
 ) -> None:
