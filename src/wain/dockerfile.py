@@ -37,6 +37,7 @@ _CONTINUED = {
 _JSON_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
 _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ASCII_SPACE = " \t\n\v\f\r"
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)\Z")
 
 
@@ -154,8 +155,9 @@ class Directive:
 class Instruction:
     """One instruction with everything that belongs to it.
 
-    `keyword` is upper case, `word` as written. `span` runs from the keyword to the end of the last line that belongs to
-    it (heredocs included), without that line's end; `line` and `end_line` are its first and last line.
+    `keyword` is upper case, `word` as written, at offset `word_at` of `joined`. `span` runs from the keyword to the
+    end of the last line that belongs to it (heredocs included), without that line's end; `line` and `end_line` are its
+    first and last line.
     `joined` is the text with continuations, and comments between them, taken out. `arguments` is what follows
     keyword and flags, trimmed; `arguments_at` its offset in `joined`. `words` are the values: one for the shell form
     of RUN, CMD, ENTRYPOINT and SHELL; names and values in turn for ENV and LABEL. `trigger` is what ONBUILD holds.
@@ -164,6 +166,7 @@ class Instruction:
 
     keyword: str
     word: str
+    word_at: int
     span: Span
     line: int
     end_line: int
@@ -177,6 +180,11 @@ class Instruction:
     heredocs: tuple[Heredoc, ...]
     trigger: Instruction | None
     comments: tuple[Comment, ...]
+
+    @property
+    def keyword_end(self) -> int:
+        """The offset after the keyword, where a flag may be put."""
+        return self.source_map.span(self.word_at, self.word_at + len(self.word)).end
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -510,6 +518,7 @@ class _Parser:
         comments: list[Comment],
     ) -> Instruction:
         """The instruction that `joined[begin:]` holds."""
+        begin = _skip_space(joined, begin)
         text_end = len(joined.rstrip(SPACE))
         match = _NOT_WHITESPACE.match(joined, begin)
         word_end = min(match.end(), text_end) if match else begin
@@ -544,6 +553,7 @@ class _Parser:
         return Instruction(
             keyword=keyword,
             word=word,
+            word_at=begin,
             span=span,
             line=line,
             end_line=last + 1,
@@ -728,7 +738,7 @@ def _flags(joined: str, position: int, end: int, source_map: SourceMap) -> tuple
             char = joined[position]
             if quote and char == quote:
                 quote = ""
-            elif not quote and char in SPACE:
+            elif not quote and char in _ASCII_SPACE:
                 break
             elif not quote and char in "'\"":
                 quote = char

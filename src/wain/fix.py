@@ -15,8 +15,6 @@ from wain.errors import DockerfileError
 from wain.findings import Edit, Finding, Fix
 from wain.rules.rule import Reader
 
-_ROUNDS = 12
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
@@ -73,10 +71,17 @@ def fix(
     applied: list[Applied] = []
     refused: dict[tuple[str, str, int], tuple[Finding, str]] = {}
     report = audit_text(current, name=name, settings=settings, read=read)
-    for _ in range(_ROUNDS):
+    changed = False
+    # Every success leaves fewer findings than before, so this ends.
+    while True:
         chosen = _choose(report, unsafe=unsafe, refused=refused)
         if not chosen:
-            break
+            if not (changed and refused):
+                break
+            # What was refused may do no harm in the text as it is now; a second run would find that out.
+            changed = False
+            refused.clear()
+            continue
         outcome = _try(current, chosen, report, name, settings, read)
         if outcome is None and len(chosen) > 1:
             # Together they do harm; one at a time tells which.
@@ -93,6 +98,7 @@ def fix(
                 refused[_identity(one)] = (one.finding, "the result has a finding that was not there before")
             continue
         current, report = outcome
+        changed = True
         applied.extend(chosen)
     return Fixed(
         before=text,

@@ -142,7 +142,7 @@ def mount_fix(subject: DockerfileSubject, run: Run, folder: str, *, is_safe: boo
     if folder.startswith("~") or run.user.uid is None or any(char in folder for char in ", \"'$"):
         return
     owner = "" if run.user.uid == "0" else f",uid={run.user.uid}"
-    at = run.instruction.span.start + len(run.instruction.word)
+    at = run.instruction.keyword_end
     edit = Edit(start=at, end=at, text=f" --mount=type=cache,target={folder}{owner}")
     yield Fix(title=f"mount a cache over {folder}", edits=(edit,), is_safe=is_safe)
 

@@ -119,7 +119,7 @@ def _fix(subject: DockerfileSubject, run: Run, call: Call, owner: str | None, pa
             continue
         if not inside(target, path) or instruction.flag("chown") is not None:
             return
-        at = instruction.span.start + len(instruction.word)
+        at = instruction.keyword_end
         edits.append(Edit(start=at, end=at, text=f" --chown={owner}"))
     if not edits:
         return

@@ -41,7 +41,7 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
         target = absolute(value, step.workdir)
         if target is None or not inside(target, user.home) or any(inside(target, path) for path in chowned):
             continue
-        at = instruction.span.start + len(instruction.word)
+        at = instruction.keyword_end
         edit = Edit(start=at, end=at, text=f" --chown={user.name}")
         yield subject.finding(
             RULE,

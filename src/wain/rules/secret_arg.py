@@ -55,7 +55,7 @@ def _fix(subject: DockerfileSubject, stage: StageTrace, instruction: Instruction
             continue
         if one.keyword != "RUN" or one.is_json:
             return
-        at = one.span.start + len(one.word)
+        at = one.keyword_end
         edits.append(Edit(start=at, end=at, text=f" --mount=type=secret,id={name},env={name}"))
     if len(edits) > 1:
         yield Fix(title=f"mount a secret: docker build --secret id={name}", edits=tuple(edits), is_safe=False)

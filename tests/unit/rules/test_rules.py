@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.unit.go_parser import official_rows
@@ -11,6 +13,7 @@ from wain.errors import DockerfileError
 from wain.findings import Severity
 from wain.fix import fix
 from wain.rules import BY_ID, RULES, Rule
+from wain.rules.pages import pages
 
 # Rules whose findings need a decision that no edit can take.
 WITHOUT_FIX = {
@@ -97,3 +100,9 @@ def test_pip_and_uv_caches_are_always_mended_where_the_command_has_a_place() -> 
 def test_ids_and_severities() -> None:
     assert list(BY_ID) == sorted(BY_ID)
     assert {rule.severity for rule in RULES} == set(Severity)
+
+
+def test_the_pages_are_those_that_the_rules_make() -> None:
+    """Write them anew with `python -m wain.rules.pages docs/rules`."""
+    folder = Path(__file__).resolve().parents[3] / "docs" / "rules"
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == pages()
