@@ -13,7 +13,8 @@ From the ground up:
 - `debian`, `layouts`, `bases`: Debian roots, layouts written by hand, the base images made of them.
 - `wain`: the command itself.
 
-Everything listens on 127.0.0.1 of the host's own network, so a daemon, a container with `--network host`, a registry and
-the index's front all reach each other; nothing makes a bridge or a firewall rule. What is slow to make is kept in
-`~/.cache/wain-tests` (or `WAIN_TESTS_CACHE`), which may be removed at any time; `python -m tests.real.machines` makes it.
+Everything listens on 127.0.0.1 of the host's own network, so a daemon, a container with `--network host`, a registry
+and the index's front all reach each other; nothing makes a bridge or a firewall rule. What is slow to make is kept in
+`~/.cache/wain-tests` (or `WAIN_TESTS_CACHE`), which may be removed at any time; `python -m tests.real.machines`
+makes it.
 """
