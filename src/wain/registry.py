@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
@@ -313,22 +312,49 @@ class BlobStream(io.RawIOBase):
 
 
 def _together(jobs: int, calls: Sequence[Callable[[], _T]], *, abandon: Callable[[], None] = lambda: None) -> list[_T]:
-    """The results in the calls' order; the first error, or an interrupt, calls `abandon` and ends the rest."""
+    """The results in the calls' order; the first error, or an interrupt, calls `abandon` and ends the rest.
+
+    After an error no call runs on. An interrupt does not wait for those that do: their threads are daemons, which
+    do not hold the process up as a pool's would.
+    """
     if len(calls) <= 1 or jobs <= 1:
         return [call() for call in calls]
-    pool = ThreadPoolExecutor(min(jobs, len(calls)), thread_name_prefix="wain-registry")
+    results: dict[int, _T] = {}
+    failures: list[BaseException] = []
+    waiting = list(enumerate(calls))[::-1]
+    over = threading.Event()
+
+    def work() -> None:
+        while not failures:
+            try:
+                number, call = waiting.pop()
+            except IndexError:
+                return
+            try:
+                results[number] = call()
+            except BaseException as error:
+                failures.append(error)
+            if failures or len(results) == len(calls):
+                over.set()
+
+    threads = [
+        threading.Thread(target=work, name=f"wain-registry-{number}", daemon=True)
+        for number in range(min(jobs, len(calls)))
+    ]
     try:
-        futures = [pool.submit(call) for call in calls]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in futures:
-            if future in done:
-                future.result()
-        return [future.result() for future in futures]
+        for thread in threads:
+            thread.start()
+        over.wait()
     except BaseException:
         abandon()
         raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    if failures:
+        abandon()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return [results[number] for number in range(len(calls))]
 
 
 def _has_blob(session: Session, repository: str, digest: Digest, scope: str) -> bool:

@@ -165,7 +165,7 @@ def test_layers_of_every_compression_and_names_that_steer_terminals(
     assert "\x1b" not in text
     assert "\x07" not in text
     assert "RUN [2J evil line" in text
-    assert max(map(len, text.splitlines())) < 150
+    assert max(map(len, text.splitlines()[1:])) < 150
     assert main(["inspect", f"oci:{tmp_path}/a", "--format", "json"]) == 0
     (shown,) = json.loads(capsys.readouterr().out)["images"]
     assert [layer["unpacked_bytes"] for layer in shown["layers"]] == [len(plain)] * 3
@@ -216,7 +216,7 @@ def test_an_interrupt_leaves_nothing_and_says_130(registry: LoopbackRegistry, tm
 
 def test_an_interrupted_push_ends_soon_and_leaves_the_tag(registry: LoopbackRegistry, tmp_path: Path) -> None:
     write_image(random_image(6, layers=4), f"oci:{tmp_path}/a:1")
-    registry.faults.append(Fault(when=lambda request: request.method == "PUT", times=None, stall_seconds=3))
+    registry.faults.append(Fault(when=lambda request: request.method == "PUT", times=None, stall_seconds=5))
     process = wain("copy", f"oci:{tmp_path}/a", registry.reference("app"), home=tmp_path)
     deadline = time.monotonic() + 20
     while not registry.requests("PUT") and time.monotonic() < deadline:
@@ -225,7 +225,7 @@ def test_an_interrupted_push_ends_soon_and_leaves_the_tag(registry: LoopbackRegi
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 130
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 4
     assert registry.state("app", "1") is None
 
 
