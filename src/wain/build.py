@@ -6,6 +6,7 @@ selected for the base's Python.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from wain.errors import ImageError
 from wain.grouping import OVERFLOW_SLOTS, SLOTS, Item, group
 from wain.ignore import project_files
 from wain.image import Image, check_image
-from wain.install import Scheme, colliding
+from wain.install import Scheme, colliding, plan_install
 from wain.layers import Layer, files_layer, remembered_layer, wheel_layer, wheel_layer_key
 from wain.oci import JSON
 from wain.project import APP, Project, entry_point, file_entries, source_time
@@ -81,6 +82,7 @@ def build(
     project_wheel: WheelInput | None = None,
     shares_pure: bool = False,
     reuse: Reuse | None = None,
+    compiles: bool = False,
     base_name: str = "",
     leave_out: Sequence[Path] = (),
     labels: Mapping[str, str] | None = None,
@@ -92,6 +94,7 @@ def build(
     :param project_wheel: the project itself, where it is one; else its files go to /app.
     :param shares_pure: keep wheels that fit every platform in layers of their own, for several platforms to share.
     :param reuse: where layers may be found that the store does not have.
+    :param compiles: whether bytecode of the wheels goes in, in layers of its own.
     :param base_name: what the annotation names the base by.
     :param leave_out: paths that never go in: the build's outputs.
     :raises ImageError: when base and wheels have more layers than runtimes take.
@@ -120,8 +123,10 @@ def build(
             created_by=f"wain: {project.name}, {len(files)} files in /{APP}",
         )
         project_row = LayerRow(what=f"{project.name} in /{APP}", layer=layer, state="new")
+    compiled = maker.bytecode(groups_of(dependencies, wheels), facts, base) if compiles else []
     rows = [
         *dependencies.rows,
+        *compiled,
         LayerRow(what=f"environment, user {user.name}", layer=environment, state="new"),
         project_row,
     ]
@@ -143,7 +148,7 @@ def build(
             labels=made_labels,
             workdir=settings.workdir or (f"/{APP}" if project_wheel is None else user.home),
             stop_signal=settings.stop_signal,
-            has_bytecode=False,
+            has_bytecode=compiles,
         )
     )
     image = image.with_config(replace(image.config, created=created))
@@ -226,6 +231,12 @@ def _groups(
     ]
 
 
+def groups_of(dependencies: Dependencies, wheels: Sequence[WheelInput]) -> list[tuple[WheelInput, ...]]:
+    """The wheels of each of the dependencies' layers."""
+    by_name = {wheel.name: wheel for wheel in wheels}
+    return [tuple(by_name[name] for name in row.names) for row in dependencies.rows]
+
+
 class _Maker:
     """Gives the layers of wheels: from the store, from a registry that has them, or made."""
 
@@ -281,3 +292,35 @@ class _Maker:
         if self._reuse is not None:
             self._reuse.check(layer)
         return LayerRow(what=what, layer=layer, state="new", names=names)
+
+    def bytecode(self, shares: Sequence[Sequence[WheelInput]], facts: BaseFacts, base: Image) -> list[LayerRow]:
+        """The layers of the bytecode of shares of wheels; those without a module have none.
+
+        :raises PythonError: when no Python of the base's minor runs here.
+        """
+        from wain.bytecode import (
+            bytecode_layer,
+            bytecode_layer_key,
+            compiler_for,
+            compiler_version,
+            remembered_bytecode,
+        )
+
+        version = compiler_version(facts, self._store)
+        rows = []
+        with contextlib.ExitStack() as stack:
+            compiler = None
+            for share in shares:
+                key = bytecode_layer_key((wheel.digest for wheel in share), self._scheme, version)
+                state = "cached"
+                layer = remembered_bytecode(key, store=self._store)
+                if layer is None and self._reuse is not None:
+                    layer, state = self._reuse.find(key), "in registry"
+                if layer is None:
+                    compiler = compiler or stack.enter_context(compiler_for(facts, base, self._store))
+                    plan = plan_install(self._open_wheels(share), self._scheme)
+                    layer, state = bytecode_layer(plan, compiler, store=self._store), "new"
+                if layer.unpacked_bytes:
+                    what = f"bytecode of {', '.join(wheel.name for wheel in share)}"
+                    rows.append(LayerRow(what=what, layer=layer, state=state))
+        return rows

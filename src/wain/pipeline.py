@@ -73,6 +73,7 @@ class Request:
     cache_from: tuple[str, ...] = ()
     """Images whose layers are trusted and taken where they fit."""
     verify_cache: bool = False
+    compiles: bool | None = None
     destinations: tuple[str, ...] = ()
     """Where the image will go: registries among them are asked for layers."""
 
@@ -303,6 +304,7 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
                 project_wheel=wheels.project() if plan.project.has_build_system else None,
                 shares_pure=len(plan.images) > 1,
                 reuse=reuse,
+                compiles=bool(plan.settings.compile if request.compiles is None else request.compiles),
                 base_name=plan.base.name,
                 leave_out=request.leave_out,
                 labels=request.labels,
@@ -632,6 +634,7 @@ def _bases(
             transport=workshop.transport,
             mirrors=_mirrors(settings),
             elsewhere=known.find,
+            progress=workshop.progress,
         )
         for platform, known in zip(platforms, reuse, strict=True)
     )

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.layer_maker import make_layer
-from tests.unit.test_bases import image_of
+from tests.unit.test_bases import glibc, image_of, official
 from tests.unit.wain_project import Wain, index, wain
 from wain.digest import Digest
 from wain.image import Image, check_image
@@ -118,6 +119,31 @@ def test_an_archive_that_is_as_it_was_is_left_alone(wain: Wain) -> None:
     target.write_bytes(b"broken")
     assert wain.build("-o", str(target)) == first
     assert target.stat().st_size == state.st_size
+
+
+def test_bytecode_goes_in_layers_of_its_own(wain: Wain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    minor = sys.version_info.minor
+    version = f"3.{minor}.1"
+    image = image_of(
+        make_layer([*glibc(), *official(minor, version=version)]),
+        env=("PATH=/usr/local/bin:/usr/bin:/bin", f"PYTHON_VERSION={version}"),
+    )
+    write_layout(image, LayoutReference(path=wain.base, tag="1"))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    wain.index.add("beta", "1.6", content=b"value = 1\n")
+    wain.build()
+    plain = wain.image()
+    wain.build("--compile")
+    compiled = wain.image()
+    assert len(compiled.layers) == len(plain.layers) + 1
+    assert {layer.digest for layer in plain.layers} < {layer.digest for layer in compiled.layers}
+    assert "PYTHONDONTWRITEBYTECODE" not in compiled.config.runtime.environment()
+    files = _files(compiled, tmp_path)
+    assert f"opt/venv/lib/python3.{minor}/site-packages/beta/__pycache__/__init__.cpython-3{minor}.pyc" in files
+    first = compiled.digest
+    shutil.rmtree(wain.folder / "cache")
+    wain.build("--compile")
+    assert wain.image().digest == first
 
 
 def test_metadata_file_and_dry_run(wain: Wain) -> None:

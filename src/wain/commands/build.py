@@ -35,6 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_project_flags(parser)
     parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="a label of the image")
     parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="put bytecode in, which makes the first start faster"
+    )
+    parser.add_argument(
         "--cache-from", action="append", default=[], metavar="REF", help="an image whose layers are trusted and taken"
     )
     parser.add_argument("--verify-cache", action="store_true", help="make every layer, and compare with --cache-from")

@@ -51,6 +51,7 @@ def project_request(
         index_flags=index_flags(args),
         leave_out=(Path(args.path) / "dist", *leave_out),
         cache_from=tuple(getattr(args, "cache_from", ())),
+        compiles=getattr(args, "compile", None),
         verify_cache=getattr(args, "verify_cache", False),
         destinations=tuple(destinations),
     )
