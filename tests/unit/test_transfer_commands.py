@@ -136,6 +136,19 @@ def test_what_inspect_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert shown["config"]["env"] == ["A=1"]
 
 
+def test_a_registrys_layers_are_not_fetched_unasked(
+    registry: LoopbackRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(random_image(8), registry.reference("app"))
+    registry.forget()
+    assert main(["inspect", registry.reference("app")]) == 0
+    assert "?" in capsys.readouterr().out
+    assert len(registry.requests("GET", "/blobs/")) == 1
+    assert main(["inspect", "--unpack", registry.reference("app")]) == 0
+    assert "?" not in capsys.readouterr().out
+    assert len(registry.requests("GET", "/blobs/")) == 1 + 1 + 3
+
+
 def made_layer(data: bytes, diff: bytes, media_type: str, created_by: str = "x") -> Layer:
     return Layer(
         digest=Digest.of(data),

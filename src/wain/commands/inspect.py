@@ -25,7 +25,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--platform", metavar="OS/ARCH", help="of an index, show this platform's image alone")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it")
     parser.add_argument(
-        "--no-unpack", action="store_true", help="do not read the layers: a registry's are not fetched for their sizes"
+        "--unpack",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="read the layers for their unpacked sizes; not done unasked where a registry would have to send them",
     )
     parser.set_defaults(run=run)
 
@@ -37,13 +40,16 @@ def run(args: argparse.Namespace) -> int:
     """
     from wain.commands.copy import access_of
     from wain.image import Index
+    from wain.names import RegistryReference, parse_reference
     from wain.platforms import Platform
     from wain.transfer import read_image
 
     platform = Platform.parse(args.platform) if args.platform else None
-    found = read_image(args.image, platform=platform, access=access_of(args))
+    reference = parse_reference(args.image)
+    unpack = not isinstance(reference, RegistryReference) if args.unpack is None else args.unpack
+    found = read_image(reference, platform=platform, access=access_of(args))
     images = found.images if isinstance(found, Index) else (found,)
-    summaries = [summary_of(image, unpack=not args.no_unpack) for image in images]
+    summaries = [summary_of(image, unpack=unpack) for image in images]
     if args.format == "json":
         print(json.dumps({"name": args.image, "digest": found.digest, "images": summaries}, indent=2))
     else:
