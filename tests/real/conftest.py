@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,26 +25,37 @@ from tests.real.machines.trixie import (
 from tests.real.machines.wain import Wain
 
 
+@contextlib.contextmanager
+def scratch(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder that is removed at the end: what daemons and stores keep is too much for pytest's last three runs."""
+    folder = factory.mktemp(name)
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """An open docker-registry on loopback; tests use repositories of their own names in it."""
-    with serve_registry(tmp_path_factory.mktemp("registry")) as served:
+    with scratch(tmp_path_factory, "registry") as folder, serve_registry(folder) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
 def registry_with_password(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A docker-registry that asks for basic auth."""
-    with serve_registry(
-        tmp_path_factory.mktemp("registry-auth"), username="carter", password="h4y-b4les-0n-b0ard"
-    ) as served:
+    with (
+        scratch(tmp_path_factory, "registry-auth") as folder,
+        serve_registry(folder, username="carter", password="h4y-b4les-0n-b0ard") as served,
+    ):
         yield served
 
 
 @pytest.fixture(scope="session")
 def registry_with_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A docker-registry that speaks HTTPS with a private certificate."""
-    with serve_registry(tmp_path_factory.mktemp("registry-tls"), tls=True) as served:
+    with scratch(tmp_path_factory, "registry-tls") as folder, serve_registry(folder, tls=True) as served:
         yield served
 
 
@@ -137,6 +149,7 @@ def base_official() -> Base:
 
 
 @pytest.fixture(scope="session")
-def wain(index_front: IndexFront, tmp_path_factory: pytest.TempPathFactory) -> Wain:
+def wain(index_front: IndexFront, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wain]:
     """The `wain` command with an empty store, on the front of the package index."""
-    return Wain(store=tmp_path_factory.mktemp("store"), env=index_front.pip_env)
+    with scratch(tmp_path_factory, "store") as folder:
+        yield Wain(store=folder, env=index_front.pip_env)
