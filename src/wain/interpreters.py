@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +55,52 @@ class Interpreter:
 
 
 def host_interpreter(minor: str, store: Store) -> Interpreter | None:
-    """CPython of that minor version on this machine, None where there is none; none is downloaded."""
-    from wain.resolve import find_interpreter
+    """CPython of that minor version on this machine, None where there is none; none is downloaded.
 
-    path = find_interpreter(minor, store)
-    if path is None:
-        return None
-    found = examine_interpreter(path, store)
-    return found if found is not None and found.target.python.short == minor else None
+    The running one comes first, then PATH in its order, then where version managers keep theirs.
+    """
+    for path in _candidates(minor):
+        found = examine_interpreter(path, store)
+        if found is not None and found.target.python.short == minor:
+            return found
+    return None
+
+
+def find_interpreter(minor: str, store: Store) -> str | None:
+    """The path of `host_interpreter`."""
+    found = host_interpreter(minor, store)
+    return found.path if found is not None else None
+
+
+def _candidates(minor: str) -> Iterator[str]:
+    name = f"python{minor}"
+    if minor == f"{sys.version_info[0]}.{sys.version_info[1]}" and sys.executable:
+        yield sys.executable
+    folders = [folder for folder in map(Path, os.environ.get("PATH", "").split(os.pathsep)) if folder.is_absolute()]
+    folders += [Path("/usr/local/bin"), Path("/usr/bin"), Path(f"/opt/python/cp{minor.replace('.', '')}/bin")]
+    homes: list[Path] = []
+    for folder in folders:
+        if folder.name == "shims":
+            # A version manager's shim runs only what is selected; what is installed stands beside the shims.
+            homes += [folder.parent / "versions", folder.parent / "installs" / "python"]
+        elif os.access(folder / name, os.X_OK):
+            yield str(folder / name)
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share") if "HOME" in os.environ else ""
+    managed = os.environ.get("UV_PYTHON_INSTALL_DIR") or (f"{data}/uv/python" if data else "")
+    if managed:
+        homes.append(Path(managed))
+    for home in dict.fromkeys(homes):
+        with contextlib.suppress(OSError):
+            for entry in sorted(home.iterdir(), key=lambda path: _numbers(path.name), reverse=True):
+                if re.match(rf"(cpython-)?{re.escape(minor)}(\D|$)", entry.name):
+                    yield str(entry / "bin" / name)
+    for folder in folders:
+        if folder.name != "shims" and os.access(folder / "python3", os.X_OK):
+            yield str(folder / "python3")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", text)]
 
 
 def own_interpreter(store: Store) -> Interpreter:
@@ -92,9 +132,9 @@ def examine_interpreter(path: str, store: Store) -> Interpreter | None:
             said = json.loads(done.stdout)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             logger.debug("%s does not say what it is: %s", path, error)
-            return None
+            said = {}
         if not isinstance(said, dict):
-            return None
+            said = {}
         store.put_memo("interpreter", key, said)
     texts = {name: value for name, value in said.items() if isinstance(value, str)}
     if texts.get("implementation") != "cpython" or texts.get("system") != "linux" or texts.get("flags"):

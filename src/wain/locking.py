@@ -15,6 +15,7 @@ from wain.errors import LockError, ProjectError
 from wain.fetching import Progress, fetch
 from wain.index import PackageIndexes
 from wain.index_credentials import strip_credentials
+from wain.interpreters import find_interpreter
 from wain.lock import Lock, Selected, parse_pylock
 from wain.lock_fit import check_pylock, check_python, check_uv_lock
 from wain.lockformats import (
@@ -25,7 +26,7 @@ from wain.lockformats import (
 )
 from wain.project_requirements import ProjectRequirements, lock_notes, project_requirements
 from wain.requirements import refuse_unhashed
-from wain.resolve import ResolutionInput, find_interpreter, resolve
+from wain.resolve import ResolutionInput, resolve
 from wain.settings import IndexSettings, WainSettings, index_settings, normalize_name, read_pyproject
 from wain.store import Store, recipe_key
 

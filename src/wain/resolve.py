@@ -32,6 +32,7 @@ from wain.errors import (
 )
 from wain.find_links import local_folders, write_index
 from wain.index import LockedFile, PackageIndexes, builtin_index_url
+from wain.interpreters import find_interpreter
 from wain.lock import Lock, LockedPackage, parse_pylock
 from wain.lock_merge import merge_locks, restrict_to_hashes
 from wain.platforms import Target
@@ -115,15 +116,6 @@ def resolve(
     merged = restrict_to_hashes(merged, given.hashes)
     _warn_of_several_indexes(merged, settings, indexes)
     return merged
-
-
-def find_interpreter(minor: str, store: Store) -> str | None:
-    """An interpreter of that minor version on this machine; None where there is none. None is downloaded."""
-    if minor == f"{sys.version_info[0]}.{sys.version_info[1]}":
-        return sys.executable
-    environ = uv_environment(own_configuration=False) | {"UV_CACHE_DIR": str(store.uv_folder("python"))}
-    result = run_uv(["python", "find", "--system", f"cpython@{minor}"], environ=environ)
-    return result.output.strip() or None if result.exit_code == 0 else None
 
 
 def python_platform(target: Target) -> str | None:

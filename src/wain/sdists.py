@@ -245,7 +245,7 @@ class _Build:
             found = self._remembered(key, parts)
             if found is not None:
                 self._store.count("built-wheel", hit=True)
-                logger.info("%s: %s", source.what, found.reason)
+                logger.debug("%s: %s", source.what, found.reason)
                 return found
             reason = self._difference(parts)
             work.open()

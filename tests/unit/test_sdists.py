@@ -137,7 +137,7 @@ def test_a_wheel_is_built_once_in_a_declared_environment(
     assert str(seen["HOME"]).startswith(f"{folder}/wain-")
     assert str(seen["cwd"]).startswith(f"{folder}/wain-")
     assert list(folder.iterdir()) == []
-    with caplog.at_level(logging.INFO, "wain.sdists"):
+    with caplog.at_level(logging.DEBUG, "wain.sdists"):
         second = builder.sdist(path, environ={"HOME": "/home/ben", "USER": "ben", "CFLAGS": "-O1", "UNRELATED": "y"})
     assert not second.was_built
     assert second.digest == first.digest
