@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 DEFAULT_LAYERS = 40
 MAX_LAYERS = 100
 """With the base's. Docker stops at 125 and overlay file systems at 127."""
+BASE_NAME = "org.opencontainers.image.base.name"
+BASE_DIGEST = "org.opencontainers.image.base.digest"
+BASE_LAYERS = "dev.wain.base-layers"
+"""Labels, and the first two annotations: what a rebase must know, wherever annotations are lost."""
 _OWN_LAYERS = 3
 """At most these come on top of the wheels': bytecode, environment, project."""
 
@@ -133,6 +137,10 @@ def build(
     made_labels = {**settings.labels, **(labels or {})}
     if (facts_label := facts.to_label()) is not None:
         made_labels[LABEL] = facts_label
+    if base_name:
+        made_labels[BASE_NAME] = base_name
+    made_labels[BASE_DIGEST] = base.digest
+    made_labels[BASE_LAYERS] = str(len(base.layers))
     if wheels:
         made_labels[WHEELS_LABEL] = dependencies.wheels.to_label()
     image = base.append(*(row.layer for row in rows), created=created)
@@ -152,9 +160,9 @@ def build(
         )
     )
     image = image.with_config(replace(image.config, created=created))
-    annotations = {"org.opencontainers.image.created": created, "org.opencontainers.image.base.digest": base.digest}
+    annotations = {"org.opencontainers.image.created": created, BASE_DIGEST: base.digest}
     if base_name:
-        annotations["org.opencontainers.image.base.name"] = base_name
+        annotations[BASE_NAME] = base_name
     image = image.with_annotations({**annotations, **settings.annotations})
     check_image(image)
     base_rows = [

@@ -13,7 +13,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wain.debian_archive import SUITES, Archive, Mirrors, Progress, debian_mirrors
@@ -48,6 +48,9 @@ RECIPE = "wain.debian.1"
 ARCHITECTURES = ("amd64", "arm64")
 """What the base is made for; the same names for Debian and OCI."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+BASE_RUNTIME = Runtime(env=(f"PATH={PATH}", "LANG=C.UTF-8"))
+"""Of every built-in base, but for the command, which is its interpreter."""
 
 _ROOTS = (
     "base-files ca-certificates libc-bin libc6 libcrypt1 libgcc-s1 libgomp1 libstdc++6 media-types ncurses-base netbase"
@@ -341,7 +344,7 @@ def base_image(
     return Image(
         config=Config(
             platform=lock.platform,
-            runtime=Runtime(env=(f"PATH={PATH}", "LANG=C.UTF-8"), cmd=(f"/usr/bin/python{lock.python}",)),
+            runtime=replace(BASE_RUNTIME, cmd=(f"/usr/bin/python{lock.python}",)),
         )
     ).append(*maker.layers(elsewhere))
 

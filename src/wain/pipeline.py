@@ -315,6 +315,36 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
     return tuple(results)
 
 
+def open_base(
+    name: str, platform: Platform, settings: WainSettings, workshop: Workshop, *, packages: Sequence[str] = ()
+) -> tuple[str, Image]:
+    """A base by its name, and the name with a digest where a registry has it.
+
+    :param name: a reference, or `debian:SUITE` for the built-in base with the newest packages.
+    :raises WainError: of every kind that a registry or a mirror can have.
+    """
+    suite = name.removeprefix("debian:")
+    if name.startswith("debian:") and suite in SUITES.values():
+        mirrors = _mirrors(settings)
+        lock = resolve_base(
+            suite,
+            platform=platform,
+            packages=packages,
+            mirrors=mirrors,
+            store=workshop.store,
+            transport=workshop.transport,
+        )
+        return name, base_image(
+            lock,
+            store=workshop.store,
+            transport=workshop.transport,
+            mirrors=mirrors,
+            progress=workshop.progress,
+        )
+    found, images = _referenced(name, (platform,), settings, workshop)
+    return found, images[0]
+
+
 def deliver(image: Image | Index, destinations: Sequence[str], names: Sequence[str], workshop: Workshop) -> set[str]:
     """Put an image where it should go.
 

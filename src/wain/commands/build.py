@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wain.build import Built
     from wain.digest import Digest
     from wain.image import Image, Index
-    from wain.pipeline import Plan
+    from wain.pipeline import Plan, Workshop
 
 _EPILOG = """\
 Without a destination the image is written to dist/NAME.tar, which `docker load` reads.
@@ -41,6 +41,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--cache-from", action="append", default=[], metavar="REF", help="an image whose layers are trusted and taken"
     )
     parser.add_argument("--verify-cache", action="store_true", help="make every layer, and compare with --cache-from")
+    parser.add_argument("--explain", action="store_true", help="say what changed, and what the next pull costs")
+    parser.add_argument(
+        "--against", metavar="REF", help="the image that --explain compares with (default: --cache-from)"
+    )
     parser.add_argument("--metadata-file", metavar="FILE", help="write digests and layers to this file, as JSON")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     add_index_arguments(parser)
@@ -65,10 +69,13 @@ def run(args: argparse.Namespace) -> int:
         built = carry_out(decided, request, workshop)
         image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
         digest = image.digest
+        before = _before(args, decided, workshop) if args.explain or args.against else None
         unchanged = deliver(image, destinations, names, workshop)
         console.close()
         for item in built:
             _summary(console, item, several=len(built) > 1)
+            if before is not None:
+                _explain(console, before, item.image)
         _say_how_to_run(console, destinations, names, unchanged)
         if args.metadata_file:
             _write_metadata(Path(args.metadata_file), built, digest, destinations)
@@ -125,6 +132,30 @@ def _summary(console: Console, built: Built, *, several: bool) -> None:
     if several:
         console.say(f"{built.image.platform}: {built.image.digest}")
     console.say(table(rows, right=frozenset({1, 2})))
+
+
+def _before(args: argparse.Namespace, decided: Plan, workshop: Workshop) -> Image | Index:
+    from wain.transfer import read_image
+
+    names = [args.against] if args.against else (args.cache_from or list(decided.settings.cache_from))
+    if not names:
+        raise UsageError("--explain has nothing to compare with", hint="Name the image before with --against REF.")
+    return read_image(names[0], access=workshop.access)
+
+
+def _explain(console: Console, before: Image | Index, image: Image) -> None:
+    from wain.explain import next_pull
+    from wain.image import Index
+
+    pull = next_pull(before.image_for(image.platform) if isinstance(before, Index) else before, image)
+    steps = {layer.digest: layer.created_by or layer.digest.short for layer in (*pull.changed, *pull.gone)}
+    for sign, layers in (("-", pull.gone), ("+", pull.changed)):
+        for layer in layers:
+            console.say(f"{sign} {_shortened(steps[layer.digest])} ({human_size(layer.size_bytes)})")
+    console.say(
+        f"the next pull: {human_size(pull.containerd_bytes)} with containerd's store,"
+        f" {human_size(pull.classic_bytes)} with Docker's classic store"
+    )
 
 
 def _shortened(text: str, limit: int = 60) -> str:

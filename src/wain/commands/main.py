@@ -25,6 +25,7 @@ VERBS = {
     "audit": "find waste and mistakes in Dockerfiles",
     "fix": "mend what audit finds in Dockerfiles",
     "inspect": "show what is in an image, layer by layer",
+    "rebase": "put an image's layers on another base, without its project",
     "copy": "copy an image from one place to another",
     "cache": "look at, check and clean the cache",
 }
