@@ -6,15 +6,17 @@ Source: OCI image specification, layer.md, "Applying Changesets" and "Whiteouts"
 from __future__ import annotations
 
 import hashlib
+import mmap
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, cast
 
+from wain.elf import ElfFile, parse_elf
 from wain.errors import ImageError
 from wain.tars import TarMember, TarReader, decompressed
 
 if TYPE_CHECKING:
-    from wain.elf import ElfFile
     from wain.layers import Layer
 
 WHITEOUT_PREFIX = ".wh."
@@ -24,7 +26,7 @@ MAX_LINKS = 40
 """Symbolic links followed in one lookup: as many as Linux follows."""
 MAX_ENTRIES = 4_000_000
 MAX_KEPT_BYTES = 256 << 20
-MAX_ELF_BYTES = 1 << 30
+_MAX_HELD_BYTES = 64 << 20
 _LEAST_UNPACKED_BYTES = 16 << 30
 _MAX_RATIO = 64
 
@@ -402,17 +404,22 @@ class _Builder:
             if self._kept_bytes > MAX_KEPT_BYTES:
                 raise ImageError(f"the image's metadata has more than {MAX_KEPT_BYTES} bytes", hint=_DAMAGED)
             node.data = data = reader.read()
-        elif self._elf and member.size_bytes <= MAX_ELF_BYTES:
-            data = reader.read(4)
-            if data != b"\x7fELF":
-                return
-            data += reader.read()
-        else:
-            return
-        if self._elf and data[:4] == b"\x7fELF":
-            from wain.elf import parse_elf
+            if self._elf:
+                node.elf = parse_elf(data)
+        elif self._elf and (head := reader.read(4)) == b"\x7fELF":
+            node.elf = _read_elf(head, reader, member.size_bytes)
 
-            node.elf = parse_elf(data)
+
+def _read_elf(head: bytes, reader: TarReader, size_bytes: int) -> ElfFile | None:
+    if size_bytes <= _MAX_HELD_BYTES:
+        return parse_elf(head + reader.read())
+    with tempfile.TemporaryFile(prefix="wain-elf-") as file:
+        file.write(head)
+        for chunk in reader.chunks():
+            file.write(chunk)
+        file.flush()
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            return parse_elf(mapped)
 
 
 _PLACEHOLDER = Node(kind="hardlink", layer=-1)

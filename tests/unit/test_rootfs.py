@@ -226,3 +226,15 @@ def test_the_number_of_entries_and_of_kept_bytes_is_bounded(monkeypatch: pytest.
     monkeypatch.setattr("wain.rootfs.MAX_KEPT_BYTES", 10)
     with pytest.raises(ImageError, match="more than 10 bytes"):
         rootfs_of([file("a", bytes(6)), file("b", bytes(6))])
+
+
+def test_large_elf_files_are_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make_layer([file("lib.so", make_elf(soname="lib.so.1", rodata=bytes(700_000))), file("z", b"last")])
+    monkeypatch.setattr("wain.rootfs._MAX_HELD_BYTES", 1000)
+    rootfs = Rootfs.of([layer], elf=True, keep=lambda path, size: path == "z")
+    library, last = rootfs.get("lib.so"), rootfs.get("z")
+    assert library is not None
+    assert library.elf is not None
+    assert library.elf.soname == "lib.so.1"
+    assert last is not None
+    assert last.data == b"last"
