@@ -30,6 +30,8 @@ class HttpSettings:
 
     timeout_seconds: float = 30
     """Of connecting, of waiting for an answer's head, and of each silence within a body."""
+    commit_seconds: float = 300
+    """Of waiting for the answer to what ends an upload: registries then move and hash gigabytes."""
     retries: int = 4
     """Further attempts after a first that failed for a cause that may pass."""
     backoff_seconds: float = 0.5
@@ -142,7 +144,7 @@ def hint_of(error: BaseException) -> str:
     return "Check the address and the connection, and run it again."
 
 
-def reason_of(error: BaseException, settings: HttpSettings) -> str | None:
+def reason_of(error: BaseException, settings: HttpSettings, read_seconds: float | None = None) -> str | None:
     """Why a request failed, in words that hold no URL; None for what is no failure of the network."""
     import http.client
     import socket
@@ -167,7 +169,7 @@ def reason_of(error: BaseException, settings: HttpSettings) -> str | None:
         if isinstance(cause, urllib3.exceptions.ConnectTimeoutError) and not refused:
             return prefix + f"no connection within {settings.timeout_seconds:g} s"
         if isinstance(cause, urllib3.exceptions.ReadTimeoutError | TimeoutError):
-            return prefix + f"no answer within {settings.timeout_seconds:g} s"
+            return prefix + f"no answer within {read_seconds or settings.timeout_seconds:g} s"
         if isinstance(cause, urllib3.exceptions.IncompleteRead | http.client.IncompleteRead):
             return prefix + "the connection was cut"
     for cause in causes:
@@ -225,7 +227,7 @@ def _make_pool(tls: _TlsKey | None, proxy: str | None, timeout_seconds: float) -
         response_class = WholeHead
 
         def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
-            watch = threading.Timer(2 * timeout_seconds, _hang_up, (self.sock,))
+            watch = threading.Timer(2 * float(self.timeout or timeout_seconds), _hang_up, (self.sock,))
             watch.daemon = True
             watch.start()
             try:

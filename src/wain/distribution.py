@@ -160,6 +160,7 @@ class Session:
         ok: Container[int] = SUCCESS,
         redirects: bool = True,
         retry: bool | None = None,
+        patience_seconds: float | None = None,
     ) -> Response:
         """As `Transport.request`, with the login that the registry asks for, renewed when it has run out.
 
@@ -186,6 +187,7 @@ class Session:
                 ok=_With401(ok),
                 redirects=redirects,
                 retry=retry,
+                patience_seconds=patience_seconds,
             )
             if response.status != 401 or 401 in ok:
                 return response

@@ -221,6 +221,7 @@ class Transport:
         redirects: bool = True,
         ok: Container[int] = SUCCESS,
         retry: bool | None = None,
+        patience_seconds: float | None = None,
     ) -> Response:
         """The answer to one request, after redirects and retries; the caller closes it.
 
@@ -230,6 +231,7 @@ class Transport:
         :param redirects: whether they are followed; if not, they need to be in `ok`.
         :param ok: the statuses that are returned; all others raise.
         :param retry: whether a failure that may pass is tried again; None: where the method is idempotent.
+        :param patience_seconds: the wait for the answer's head, where it is not that of the settings.
         :raises Offline: when the transport is offline.
         :raises AuthError: on 401, 403 and 407.
         :raises NotFound: on 404 and 410.
@@ -250,6 +252,7 @@ class Transport:
         payload = Body.of(body) if isinstance(body, bytes) else body
         if payload is not None:
             sent["content-length"] = str(payload.size_bytes)
+        read_seconds = patience_seconds or self.settings.timeout_seconds
         patient = method in _PATIENT if retry is None else retry
         deadline = time.monotonic() + self.settings.total_seconds
         attempt = 0
@@ -257,7 +260,7 @@ class Transport:
             error: TransferError
             wait: float | None = None
             try:
-                response = self._follow(method, url, sent, payload, redirects=redirects, ok=ok)
+                response = self._follow(method, url, sent, payload, redirects=redirects, read_seconds=read_seconds)
                 if response.status in ok:
                     return response
                 error = _status_error(method, response)
@@ -368,10 +371,10 @@ class Transport:
         body: Body | None,
         *,
         redirects: bool,
-        ok: Container[int],
+        read_seconds: float,
     ) -> Response:
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._once(method, url, headers, body)
+            response = self._once(method, url, headers, body, read_seconds)
             location = response.headers.get("Location")
             if not redirects or response.status not in _REDIRECTS or not location:
                 return response
@@ -406,7 +409,9 @@ class Transport:
             )
         return target
 
-    def _once(self, method: str, url: str, headers: Mapping[str, str], body: Body | None) -> Response:
+    def _once(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body | None, read_seconds: float
+    ) -> Response:
         import urllib3
 
         settings = self.settings
@@ -422,12 +427,12 @@ class Transport:
                 retries=False,
                 preload_content=False,
                 decode_content=False,
-                timeout=urllib3.Timeout(connect=settings.timeout_seconds, read=settings.timeout_seconds),
+                timeout=urllib3.Timeout(connect=settings.timeout_seconds, read=read_seconds),
             )
         except WainError:
             raise
         except Exception as error:
-            reason = reason_of(error, settings)
+            reason = reason_of(error, settings, read_seconds)
             if reason is None:
                 raise
             raise _Unreachable(

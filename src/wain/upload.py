@@ -99,6 +99,7 @@ class Uploads:
             body=body,
             ok=ok,
             retry=retry,
+            patience_seconds=self._session.settings.commit_seconds if method == "PUT" else None,
         )
 
     def _is_there(self, digest: Digest) -> bool:

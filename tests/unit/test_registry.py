@@ -603,3 +603,14 @@ def test_an_upload_stays_encrypted() -> None:
     for location in ("http://storage.example/u", "http://registry.example:81/u"):
         with pytest.raises(TransferError, match="not encrypted"):
             _encrypted_like(base, location)
+
+
+def test_a_registry_may_take_its_time_over_an_uploads_end(registry: LoopbackRegistry) -> None:
+    image = random_image(44, layers=1)
+    registry.faults.append(Fault(when=lambda request: request.is_("PUT", "/blobs/"), stall_seconds=0.6))
+    settings = replace(FAST, timeout_seconds=0.3, retries=0)
+    write(image, ref(registry), access=access(settings=settings))
+    assert registry.state("team/app", "1") == image.digest
+    registry.faults.append(Fault(when=lambda request: request.is_("PUT", "/blobs/"), stall_seconds=5))
+    with pytest.raises(TransferError, match=r"no answer within 0.4 s"):
+        write(random_image(45), ref(registry), access=access(settings=replace(settings, commit_seconds=0.4)))
