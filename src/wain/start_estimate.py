@@ -55,10 +55,8 @@ def estimate_start(plan: InstallPlan, sources: Mapping[str, bytes], *, store: St
 
     :param sources: the program's own modules that a start runs, dotted name -> source.
     """
-    names = sorted({name for path, source in sources.items() for name in imported(source, path, is_package=False)})
-    wheels: list[JSON] = [*sorted(wheel.digest for wheel in plan.wheels)]
-    recipe: JSON = {"recipe": "start-estimate/1", "wheels": wheels, "imports": [*names]}
-    key = recipe_key(recipe)
+    names = _own_imports(sources)
+    key = _key((wheel.digest for wheel in plan.wheels), names)
     if (known := _remembered(key, store)) is not None:
         return known
     modules = dict(_modules(plan))
@@ -67,6 +65,20 @@ def estimate_start(plan: InstallPlan, sources: Mapping[str, bytes], *, store: St
     value: dict[str, JSON] = {name: getattr(found, name) for name in StartEstimate.__slots__}
     store.put_memo(_MEMO, key, value)
     return found
+
+
+def known_estimate(wheels: Iterable[Digest], sources: Mapping[str, bytes], *, store: Store) -> StartEstimate | None:
+    """What `estimate_start` found earlier for wheels with these digests; None where it did not."""
+    return _remembered(_key(wheels, _own_imports(sources)), store)
+
+
+def _own_imports(sources: Mapping[str, bytes]) -> list[str]:
+    return sorted({name for path, source in sources.items() for name in imported(source, path, is_package=False)})
+
+
+def _key(wheels: Iterable[Digest], names: Sequence[str]) -> Digest:
+    digests: list[JSON] = [*sorted(set(wheels))]
+    return recipe_key({"recipe": "start-estimate/1", "wheels": digests, "imports": [*names]})
 
 
 def imported(source: bytes, module: str, *, is_package: bool) -> Iterator[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.small_wheel import opened, small_wheel
 from wain.install import InstallPlan, Scheme, plan_install
-from wain.start_estimate import StartEstimate, estimate_start, imported
+from wain.start_estimate import StartEstimate, estimate_start, imported, known_estimate
 from wain.store import Store
 
 BODY = """def f{n}(a, b):
@@ -98,6 +98,9 @@ def test_it_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         first = estimate_start(plan, {"app": b"import used\n"}, store=store)
         monkeypatch.setattr("wain.start_estimate._measure", None)
         assert estimate_start(plan, {"app": b"import used  # again\n"}, store=store) == first
+        digests = [wheel.digest for wheel in plan.wheels]
+        assert known_estimate(digests, {"app": b"import used\n"}, store=store) == first
+        assert known_estimate(digests, {"app": b"import other\n"}, store=store) is None
         assert isinstance(first, StartEstimate)
 
 
