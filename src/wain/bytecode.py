@@ -49,7 +49,11 @@ _FOLDER_MEMO = "bytecode"
 _LAYER_MEMO = "bytecode-layer"
 
 _SCRIPT = """
-import os, py_compile, resource, sys, warnings
+import os, py_compile, sys, warnings
+try:
+    import resource
+except ImportError:
+    resource = None
 warnings.simplefilter("ignore")
 sys.setrecursionlimit(1000)
 mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -58,9 +62,10 @@ for group in sys.stdin.buffer.read().decode("utf-8", "surrogateescape").split("\
     child = os.fork()
     if not child:
         try:
-            resource.setrlimit(resource.RLIMIT_CPU, (300, 300))
-            resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            if resource:
+                resource.setrlimit(resource.RLIMIT_CPU, (300, 300))
+                resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             for line in group.splitlines():
                 number, _, name = line.partition("\\t")
                 source = os.path.join(root, number)
@@ -381,7 +386,7 @@ def _from_image(facts: BaseFacts, image: Image, folder: Path) -> Compiler:
         if path == program or path.endswith("/" + program.rpartition("/")[2]):
             return True
         if path.startswith((library, f"usr/lib/python{minor}/")):
-            return path.endswith(".py") and "/test/" not in path and "-packages/" not in path
+            return path.endswith((".py", ".so")) and "/test/" not in path and "-packages/" not in path
         depth = path.count("/")
         return depth <= 4 and path.startswith(("lib", "usr/lib", "usr/local/lib")) and ".so" in name
 
@@ -404,7 +409,7 @@ def _from_image(facts: BaseFacts, image: Image, folder: Path) -> Compiler:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(node.data)
             target.chmod(0o700)
-            if ".so" in path:
+            if ".so" in path and not path.startswith(library):
                 places.add(target.parent)
     resolved = rootfs.resolve(loader)
     if not (folder / resolved).exists():
