@@ -27,6 +27,7 @@ from wain.project import APP, Project, entry_point, file_entries, source_time
 from wain.reuse import WHEELS_LABEL, KnownWheels, Reuse
 from wain.settings import WainSettings
 from wain.store import Store, recipe_key
+from wain.ustar import ZIP_EPOCH
 from wain.wheels import Wheel
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def build(
         created_by=f"wain: /{VENV} for Python {facts.python}, user {user.name}",
     )
     if project_wheel is not None:
-        project_row = maker.row([project_wheel])
+        project_row = maker.row([project_wheel], mtime=max(time, ZIP_EPOCH))
     else:
         layer = files_layer(
             file_entries(files, mtime=time),
@@ -197,6 +198,9 @@ def build_dependencies(
 
 def _dependencies(maker: _Maker, wheels: Sequence[WheelInput], budget: int, *, shares_pure: bool) -> Dependencies:
     together = maker.together(wheels)
+    for cluster in together:
+        names = sorted(wheel.name for wheel in wheels if wheel.digest in cluster)
+        log.warning("%s write the same paths; the last of them by name wins, as with pip", " and ".join(names))
     groups = maker.known_groups(wheels) or _groups(wheels, together, budget, shares_pure=shares_pure)
     return Dependencies(
         rows=tuple(maker.row(share) for share in groups),
@@ -287,16 +291,16 @@ class _Maker:
         self._store.put_memo("together", key, {"together": [[*cluster] for cluster in made]})
         return made
 
-    def row(self, share: Sequence[WheelInput]) -> LayerRow:
+    def row(self, share: Sequence[WheelInput], *, mtime: int = ZIP_EPOCH) -> LayerRow:
         """The layer of some wheels, with how it came to be."""
         what = ", ".join(f"{wheel.name} {wheel.version}" for wheel in share)
         names = tuple(wheel.name for wheel in share)
-        key = wheel_layer_key((wheel.digest for wheel in share), self._scheme)
+        key = wheel_layer_key((wheel.digest for wheel in share), self._scheme, mtime=mtime)
         if (layer := remembered_layer(key, store=self._store)) is not None:
             return LayerRow(what=what, layer=layer, state="cached", names=names)
         if self._reuse is not None and (layer := self._reuse.find(key)) is not None:
             return LayerRow(what=what, layer=layer, state="in registry", names=names)
-        layer = wheel_layer(self._open_wheels(share), self._scheme, store=self._store)
+        layer = wheel_layer(self._open_wheels(share), self._scheme, store=self._store, mtime=mtime)
         if self._reuse is not None:
             self._reuse.check(layer)
         return LayerRow(what=what, layer=layer, state="new", names=names)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import BinaryIO
 
-from wain import gzips, splice
+from wain import gzips, splice, ustar
 from wain.digest import CHUNK_BYTES, Digest, VerifyingReader
 from wain.errors import ImageError, WainError
 from wain.install import InstallPlan, Scheme, names_of, plan_install
@@ -78,12 +78,13 @@ class Entry:
     """One member of a layer's tar.
 
     `path` is relative to the image's root, without a leading slash, `.` or `..`, in NFC as it came.
-    Exactly one of the kinds: a regular file (`data` or `open_data`), a directory, a symbolic link, a hard link.
+    Exactly one of the kinds: a regular file (`open_data`), a directory, a symbolic link, a hard link; or what acts on
+    the layers below: a whiteout, which removes this path, and an opaque one, which empties this directory.
     """
 
     path: str
     kind: str
-    """`file`, `directory`, `symlink` or `hardlink`."""
+    """`file`, `directory`, `symlink`, `hardlink`, `whiteout` or `opaque`."""
     mode: int = 0o644
     uid: int = 0
     gid: int = 0
@@ -107,11 +108,16 @@ class Folder:
 
 
 def wheel_layer_key(
-    digests: Iterable[Digest], scheme: Scheme, *, folders: Mapping[str, Folder] | None = None
+    digests: Iterable[Digest],
+    scheme: Scheme,
+    *,
+    folders: Mapping[str, Folder] | None = None,
+    mtime: int = ustar.ZIP_EPOCH,
 ) -> Digest:
     """The recipe key of the layer that wheels with these digests make: known before any wheel is at hand."""
     return recipe_key(
         {
+            **({} if mtime == ustar.ZIP_EPOCH else {"mtime": mtime}),
             "recipe": WHEEL_RECIPE,
             "compressor": f"{gzips.COMPRESSOR} level {gzips.LEVEL}",
             "small": splice.SMALL_BYTES,
@@ -155,21 +161,24 @@ def wheel_layer(
     *,
     store: Store,
     folders: Mapping[str, Folder] | None = None,
+    mtime: int = ustar.ZIP_EPOCH,
     threads: int | None = None,
 ) -> Layer:
-    """The layer of these wheels, installed by the scheme: a function of wheels, scheme and folders alone.
+    """The layer of these wheels, installed by the scheme: a function of its arguments alone.
 
     It is in the store afterwards, and remembered there. Each wheel's bytes have been compared with its digest.
 
     :param folders: modes and owners of folders that the base has, by path; others are 0755 and root's.
+    :param mtime: of every entry, in seconds since the epoch; another one than the default for a project's own
+        wheel alone, whose files change while their names and sizes stay.
     :raises HashMismatch: when a wheel's bytes are not its digest's.
     :raises WheelError: when a wheel is damaged, hostile, or breaks the specification.
     :raises InstallError: when wheels cannot be installed together.
     """
-    key = wheel_layer_key((wheel.digest for wheel in wheels), scheme, folders=folders)
+    key = wheel_layer_key((wheel.digest for wheel in wheels), scheme, folders=folders, mtime=mtime)
     if known := remembered_layer(key, store=store):
         return known
-    plan, spliced = _spliced(wheels, scheme, store, folders or {}, threads)
+    plan, spliced = _spliced(wheels, scheme, store, folders or {}, mtime, threads)
     for collision in plan.collisions:
         log.warning("%s", collision)
     created_by = describe(plan.wheels)
@@ -208,7 +217,12 @@ def describe(wheels: Sequence[Wheel]) -> str:
 
 
 def _spliced(
-    wheels: Sequence[Wheel], scheme: Scheme, store: Store, folders: Mapping[str, Folder], threads: int | None
+    wheels: Sequence[Wheel],
+    scheme: Scheme,
+    store: Store,
+    folders: Mapping[str, Folder],
+    mtime: int,
+    threads: int | None,
 ) -> tuple[InstallPlan, splice.Spliced]:
     corrections: dict[tuple[str, str], str] = {}
     note = ", ".join(sorted(wheel.filename for wheel in wheels))[:200]
@@ -218,7 +232,7 @@ def _spliced(
             with store.writer(kind="layer", note=note) as writer:
                 try:
                     plan = plan_install(wheels, scheme, corrections=corrections)
-                    spliced = splice.assemble(_plan_parts(plan, folders), writer.file.write, threads=threads)
+                    spliced = splice.assemble(_plan_parts(plan, folders, mtime), writer.file.write, threads=threads)
                 finally:
                     verification.join()
                 if not spliced.wrong_rows:
@@ -237,16 +251,19 @@ def _spliced(
         raise
 
 
-def _plan_parts(plan: InstallPlan, folders: Mapping[str, Folder]) -> Iterator[splice.Part]:
+def _plan_parts(plan: InstallPlan, folders: Mapping[str, Folder], mtime: int) -> Iterator[splice.Part]:
     heads = []
     for path in plan.folders:
         _check_name(path)
         folder = folders.get(path, _PLAIN)
-        heads.append(header(path, "directory", mode=folder.mode, uid=folder.uid, gid=folder.gid))
+        heads.append(header(path, "directory", mode=folder.mode, mtime=mtime, uid=folder.uid, gid=folder.gid))
     for file in plan.files:
         if ".wh." in file.path:
             _check_name(file.path)
-    files = ((header(file.path, "file", mode=file.mode, size_bytes=file.size_bytes), file) for file in plan.files)
+    files = (
+        (header(file.path, "file", mode=file.mode, size_bytes=file.size_bytes, mtime=mtime), file)
+        for file in plan.files
+    )
     return splice.parts_of(files, heads)
 
 
@@ -261,8 +278,8 @@ def files_layer(
 ) -> Layer:
     """The layer of these entries: a function of them alone, whatever order they come in.
 
-    In it are folders, links and small files, large files, hard links, each sorted by path. It is in the store
-    afterwards.
+    In it are whiteouts, folders, links and small files, large files, hard links, each sorted by path. It is in the
+    store afterwards.
 
     :raises ImageError: when a path is not within the root, stands twice, or begins a name with `.wh.`; when a
         file's bytes are not as many as its entry says; when a hard link's target is not among the files.
@@ -271,9 +288,13 @@ def files_layer(
     small: list[Entry] = []
     large: list[Entry] = []
     links: list[Entry] = []
+    whiteouts: list[Entry] = []
     seen: set[str] = set()
     for entry in sorted(entries, key=attrgetter("path")):
         _check_name(entry.path)
+        if entry.kind in ("whiteout", "opaque"):
+            whiteouts.append(_whiteout(entry))
+            continue
         if entry.path in seen:
             raise _bad_entry(f"{entry.path!r} stands in a layer twice")
         seen.add(entry.path)
@@ -289,7 +310,7 @@ def files_layer(
         if link.target not in seen:
             raise _bad_entry(f"{link.path!r} links to {link.target!r}, which is not in its layer")
     with store.writer(kind=kind, note=created_by[:200]) as writer:
-        parts = _entry_parts([*folders, *small], large, links)
+        parts = _entry_parts([*whiteouts, *folders, *small], large, links)
         spliced = splice.assemble(parts, writer.file.write, threads=threads)
         writer.commit(known=spliced.digest)
     return stored_layer(
@@ -328,6 +349,14 @@ def stored_layer(
 
 
 _PLAIN = Folder()
+
+
+def _whiteout(entry: Entry) -> Entry:
+    """The empty file that stands for a removal. (Readers differ where it comes after what it must not remove.)"""
+    folder, slash, name = entry.path.rpartition("/")
+    if entry.kind == "opaque":
+        return Entry(path=f"{entry.path}/.wh..wh..opq", kind="file")
+    return Entry(path=f"{folder}{slash}.wh.{name}", kind="file")
 
 
 def _entry_parts(first: Sequence[Entry], large: Sequence[Entry], last: Sequence[Entry]) -> Iterator[splice.Part]:

@@ -604,7 +604,7 @@ def _reuse(
     entries = [entry for entry in _locked_layers(lock) if entry.get("platform") == str(platform)]
     sources = [_locked_source(entry) for entry in entries]
     for (name, of), image in earlier.items():
-        if of == platform:
+        if of.same_as(platform):
             why = f"{name} has it, which --cache-from names"
             sources.append(Source(why=why, layers=layers_of(image), wheels=KnownWheels.of_image(image)))
     names = (*request.destinations, *(request.cache_from or settings.cache_from))
