@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wain.audit import AuditSettings
+from tests.unit.go_parser import official_rows
+from tests.unit.test_dockerfile import CORPUS
+from wain.audit import AuditSettings, audit_text
 from wain.commands import fix as command
 from wain.errors import DockerfileError
 from wain.findings import Edit
@@ -135,3 +137,13 @@ def test_one_bad_file_does_not_keep_the_others_from_being_mended(tmp_path: Path)
     with pytest.raises(DockerfileError):
         command.run(arguments(str(tmp_path)))
     assert "--no-cache-dir" in (tmp_path / "b.Dockerfile").read_text()
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of real Dockerfiles is not here")
+def test_real_files_mend_to_a_fixpoint_that_the_official_parser_accepts() -> None:
+    for file in sorted(CORPUS.iterdir())[::12]:
+        text = file.read_bytes().decode("utf-8", "replace")
+        result = fix(text, name=file.name)
+        assert official_rows(result.after) is not None, file.name
+        assert fix(result.after, name=file.name).after == result.after, file.name
+        assert len(result.remaining.findings) <= len(audit_text(text).findings), file.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wain.installers import is_python, python_module
-from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Severity
+from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity
 from wain.trace import span_of
 from wain.walk import Call
 
@@ -19,19 +19,23 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
         if stage.ships != "final":
             continue
         for run in stage.runs:
-            call = next((call for call in run.calls if _writes(call)), None)
-            if call is None:
-                continue
-            at = stage.stage.opening.span.end
-            edit = Edit(start=at, end=at, text=f"{subject.dockerfile.newline}ENV PYTHONDONTWRITEBYTECODE=1")
-            yield subject.finding(
-                RULE,
-                span_of(run, call),
-                "what this program imports is compiled into __pycache__ folders of the layer",
-                run.holder,
-                fixes=(Fix(title="set PYTHONDONTWRITEBYTECODE=1 for the stage", edits=(edit,), is_safe=False),),
-            )
-            break
+            for call in run.calls:
+                if _writes(call):
+                    yield subject.finding(
+                        RULE,
+                        span_of(run, call),
+                        "what this program imports is compiled into __pycache__ folders of the layer",
+                        run.holder,
+                        fixes=tuple(_fix(run, call)),
+                    )
+
+
+def _fix(run: Run, call: Call) -> Iterator[Fix]:
+    if call.wrappers or not call.is_editable or run.instruction.is_json:
+        return
+    at = call.command_span.start
+    edit = Edit(start=at, end=at, text="PYTHONDONTWRITEBYTECODE=1 ")
+    yield Fix(title="set PYTHONDONTWRITEBYTECODE=1 for this command", edits=(edit,), is_safe=True)
 
 
 def _writes(call: Call) -> bool:
@@ -73,9 +77,8 @@ RULE = Rule(
         bad="FROM python:3.13-slim\nCOPY . /app\nRUN python /app/manage.py collectstatic --noinput\n",
         fixed=(
             "FROM python:3.13-slim\n"
-            "ENV PYTHONDONTWRITEBYTECODE=1\n"
             "COPY . /app\n"
-            "RUN python /app/manage.py collectstatic --noinput\n"
+            "RUN PYTHONDONTWRITEBYTECODE=1 python /app/manage.py collectstatic --noinput\n"
         ),
         good=(
             ("FROM python:3.13-slim\nCOPY . /app\nRUN PYTHONDONTWRITEBYTECODE=1 python /app/manage.py migrate\n"),

@@ -17,7 +17,7 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
             if use.cache.tool != "pip" or use.cache.enabled is not False or switch is None or switch.kind != "flag":
                 continue
             pip = pip_call(use.call.argv)
-            if pip is None or pip.has("--no-build-isolation") or not _builds(pip):
+            if pip is None or pip.has("--no-build-isolation") or not builds(pip):
                 continue
             inherited = use.call.env.get("PIP_NO_CACHE_DIR", "")
             if inherited is None or (inherited and pip_boolean(inherited) is not None):
@@ -39,7 +39,8 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
             )
 
 
-def _builds(pip: PipCall) -> bool:
+def builds(pip: PipCall) -> bool:
+    """Whether pip builds something in an environment of its own."""
     for name, value, _ in pip.options:
         if name == "--editable" or (name == "--no-binary" and value not in {None, ":none:"}):
             return True

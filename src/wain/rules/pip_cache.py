@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from wain.installers import pip_call
 from wain.rules.caches import append_fix, check_tool, env_fix, mount_fix, word_fix
+from wain.rules.pip_build_cache import builds
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
 
 
@@ -20,6 +21,9 @@ def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]
     if "sudo" in use.call.wrappers:
         env = []
     order = {"mount": (mount, flag), "flag": (flag, mount), "env": (env, flag)}[subject.prefer]
+    if pip is not None and env and order[0] is flag and builds(pip) and not pip.has("--no-build-isolation"):
+        # The flag does not reach the environment that pip builds in; the variable does.
+        order = (env, flag)
     for fixes in order:
         yield from fixes
     if not any(order):
