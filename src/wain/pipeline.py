@@ -40,12 +40,13 @@ from wain.reuse import KnownLayer, KnownWheels, Reuse, Source, layers_of
 from wain.settings import IndexSettings, WainSettings, index_settings, wain_settings
 from wain.store import Store, recipe_key
 from wain.transport import Transport
+from wain.wheelhouse import build_selected
 from wain.wheels import Wheel
 
 if TYPE_CHECKING:
     from wain.bases import BaseFacts
     from wain.distribution import Access
-    from wain.sdists import BuildOptions, BuiltWheel
+    from wain.sdists import BuiltWheel
 
 log = logging.getLogger(__name__)
 
@@ -417,7 +418,7 @@ class _Wheels:
 
         :raises SdistError: when it does not build.
         """
-        from wain.sdists import build_project
+        from wain.sdists import BuildOptions, build_project
 
         project = self._plan.project
         built = build_project(
@@ -425,7 +426,7 @@ class _Wheels:
             name=project.name if project.has_project_table else None,
             target=self._target,
             indexes=self._indexes,
-            options=self._options(project.name),
+            options=BuildOptions(env=self._build_env(project.name)),
         )
         return self._of_built(project.name, built)
 
@@ -481,42 +482,11 @@ class _Wheels:
         return paths
 
     def _built(self, item: Selected) -> WheelInput:
-        from wain.sdists import build_project, build_repository, build_sdist
-
-        if item.kind == "directory":
-            source = item.package.directory
-            assert source is not None
-            built = build_project(
-                Path(source.path, source.subdirectory or ""),
-                name=item.name,
-                target=self._target,
-                indexes=self._indexes,
-                options=self._options(item.name),
-            )
-        elif item.file is not None:
+        digest = None
+        if item.file is not None:
             [path] = self._fetch([item])
             digest = next(digest for digest, known in self._paths.items() if known == path)
-            built = build_sdist(
-                path,
-                filename=item.file.filename,
-                digest=digest,
-                name=item.name,
-                version=item.version,
-                target=self._target,
-                indexes=self._indexes,
-                subdirectory=item.package.subdirectory,
-                options=self._options(item.name),
-            )
-        elif item.package.vcs is not None:
-            built = build_repository(
-                item.package.vcs,
-                name=item.name,
-                target=self._target,
-                indexes=self._indexes,
-                options=self._options(item.name),
-            )
-        else:
-            raise LockError(f"the lock names no file, folder or repository of {item.name}", hint="Lock again.")
+        built = build_selected(item, digest, self._target, self._indexes, env=self._build_env(item.name))
         return self._of_built(item.name, built)
 
     def _of_built(self, name: str, built: BuiltWheel) -> WheelInput:
@@ -533,11 +503,9 @@ class _Wheels:
             size_bytes=path.stat().st_size,
         )
 
-    def _options(self, name: str) -> BuildOptions:
-        from wain.sdists import BuildOptions
-
+    def _build_env(self, name: str) -> dict[str, str]:
         env = self._plan.settings.build_env
-        return BuildOptions(env={**env.get("", {}), **env.get(name, {})})
+        return {**env.get("", {}), **env.get(name, {})}
 
     def _input(self, item: Selected) -> WheelInput | None:
         assert item.file is not None

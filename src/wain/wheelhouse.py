@@ -69,7 +69,7 @@ def collect_wheels(
             else:
                 env = {**(build_env or {}).get("", {}), **(build_env or {}).get(item.name, {})}
                 fetched = None if item.file is None else digests[item.file]
-                built = _build(item, fetched, target, indexes, env, urls)
+                built = build_selected(item, fetched, target, indexes, env=env, credential_urls=urls)
                 log.info("%s: %s", built.filename, built.reason)
                 filename, digest = built.filename, built.digest
             wheels.append(Wheel.open(_path(store, digest, filename), digest=digest, filename=filename))
@@ -80,14 +80,21 @@ def collect_wheels(
     return wheels
 
 
-def _build(
+def build_selected(
     item: Selected,
     digest: Digest | None,
     target: Target,
     indexes: PackageIndexes,
+    *,
     env: Mapping[str, str],
-    urls: tuple[str, ...],
+    credential_urls: tuple[str, ...] = (),
 ) -> BuiltWheel:
+    """The wheel of something that has none: a folder, a repository, an sdist or another archive.
+
+    :param digest: of the file, which is in the store; None for a folder or a repository.
+    :param env: variables for the build.
+    :raises SdistError: when it does not build.
+    """
     from wain.sdists import BuildOptions, build_project, build_repository, build_sdist
 
     options = BuildOptions(env=env)
@@ -103,7 +110,7 @@ def _build(
             target=target,
             indexes=indexes,
             options=options,
-            credential_urls=urls,
+            credential_urls=credential_urls,
         )
     if item.file is None or digest is None:
         raise LockError(f"{item.name} has neither a file nor a source in the lock", hint="Lock again.")
