@@ -19,6 +19,7 @@ from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
+from wain.oci import JSON
 from wain.store_folder import BLOBS, MEMOS, PARTIAL, TEMPORARY, USES, UV, Folder, parse_label, shards
 
 log = logging.getLogger(__name__)
@@ -344,6 +345,18 @@ def verify(folder: Folder, *, progress: Callable[[StoredBlob], None] | None = No
             if hashlib.sha256(body).hexdigest().encode() != checksum:
                 path.unlink()
                 yield Bad(what="memo", name=path.name, note=path.parent.parent.name)
+
+
+def memos(folder: Folder, kind: str) -> Iterator[dict[str, JSON]]:
+    """The values of all sound memos of a kind."""
+    for shard in shards(folder.root / MEMOS / kind):
+        for path, _, _ in _files(shard):
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                checksum, _, body = path.read_bytes().partition(b"\n")
+                if hashlib.sha256(body).hexdigest().encode() == checksum:
+                    value = json.loads(body).get("value")
+                    if isinstance(value, dict):
+                        yield value
 
 
 def uses(folder: Folder) -> Uses:

@@ -138,6 +138,10 @@ def test_an_sdist_is_built_once(links: Path, tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "two" / "grown.py").read_text() == "x = 'built'\n"
     assert main(["cache", "list", "--kind", "built-wheel"]) == 0
     assert "grown-1.0-py3-none-any.whl" in capsys.readouterr().out
+    assert main(["cache", "list", "-v", "grown"]) == 0
+    said = capsys.readouterr().out
+    assert "interpreter: " in said
+    assert "source: sha256:" in said
 
 
 def test_usage_errors(links: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,6 +194,7 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     width = max(len(blob.kind) for blob in found)
     now = time.time()
+    built = _builds(store) if args.verbose and store is not None else {}
     lines = []
     size = functools.cache(human_size)
     for blob in found:
@@ -202,8 +203,31 @@ def _list(args: argparse.Namespace) -> int:
         if args.verbose:
             line += f"  ({_digest(blob)}, used {_ago(blob.used_at(), now)})"
         lines.append(line)
+        lines += [f"{'':{width}}  {'':>8}    {text}" for text in built.get(_digest(blob), ())]
     print("\n".join(lines))
     return 0
+
+
+def _builds(store: Store) -> dict[str, list[str]]:
+    """Of each wheel that was built here: what it was built with, so that a later miss can be understood."""
+    from wain.store_upkeep import memos
+
+    found: dict[str, list[str]] = {}
+    for memo in memos(store.folder, "built-wheel"):
+        parts = memo.get("parts")
+        if isinstance(parts, dict):
+            found[str(memo.get("digest"))] = [
+                f"{name}: {_flat(value)}" for name, value in sorted(parts.items()) if value and name != "recipe"
+            ]
+    return found
+
+
+def _flat(value: JSON) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_flat(item)}" for name, item in sorted(value.items()))
+    if isinstance(value, list):
+        return ", ".join(map(_flat, value))
+    return str(value)
 
 
 def _remove(args: argparse.Namespace) -> int:
