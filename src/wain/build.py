@@ -23,9 +23,10 @@ from wain.image import Image, check_image
 from wain.install import Scheme, colliding, plan_install
 from wain.layers import Layer, files_layer, remembered_layer, wheel_layer, wheel_layer_key
 from wain.oci import JSON
-from wain.project import APP, Project, entry_point, file_entries, source_time
+from wain.project import APP, Project, entry_point, file_entries, own_sources, source_time
 from wain.reuse import WHEELS_LABEL, KnownWheels, Reuse
 from wain.settings import WainSettings
+from wain.start_estimate import StartEstimate, estimate_start, known_estimate
 from wain.store import Store, recipe_key
 from wain.ustar import ZIP_EPOCH
 from wain.wheels import Wheel
@@ -73,6 +74,8 @@ class Built:
 
     image: Image
     rows: tuple[LayerRow, ...] = field(repr=False)
+    bytecode: StartEstimate | None = None
+    """What bytecode would add and save, where there is none and it is known without fetching anything."""
 
 
 def build(
@@ -88,6 +91,7 @@ def build(
     shares_pure: bool = False,
     reuse: Reuse | None = None,
     compiles: bool = False,
+    estimates: bool = False,
     base_name: str = "",
     leave_out: Sequence[Path] = (),
     labels: Mapping[str, str] | None = None,
@@ -100,6 +104,7 @@ def build(
     :param shares_pure: keep wheels that fit every platform in layers of their own, for several platforms to share.
     :param reuse: where layers may be found that the store does not have.
     :param compiles: whether bytecode of the wheels goes in, in layers of its own.
+    :param estimates: whether to find out what bytecode would add and save, which takes about a second the first time.
     :param base_name: what the annotation names the base by.
     :param leave_out: paths that never go in: the build's outputs.
     :raises ImageError: when base and wheels have more layers than runtimes take.
@@ -170,7 +175,10 @@ def build(
         LayerRow(what=layer.created_by or f"base layer {number}", layer=layer, state="base")
         for number, layer in enumerate(image.layers[: len(base.layers)], 1)
     ]
-    return Built(image=image, rows=(*base_rows, *rows))
+    estimate = None
+    if estimates and not compiles:
+        estimate = maker.estimate(wheels, own_sources(project, entrypoint))
+    return Built(image=image, rows=(*base_rows, *rows), bytecode=estimate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +312,16 @@ class _Maker:
         if self._reuse is not None:
             self._reuse.check(layer)
         return LayerRow(what=what, layer=layer, state="new", names=names)
+
+    def estimate(self, wheels: Sequence[WheelInput], sources: Mapping[str, bytes]) -> StartEstimate | None:
+        """What bytecode of these wheels would add and save; None where they are not on this machine."""
+        if not wheels or not sources:
+            return None
+        known = known_estimate((wheel.digest for wheel in wheels), sources, store=self._store)
+        if known is None and all(self._store.has(wheel.digest) for wheel in wheels):
+            plan = plan_install(self._open_wheels(wheels), self._scheme)
+            known = estimate_start(plan, sources, store=self._store)
+        return known
 
     def bytecode(self, shares: Sequence[Sequence[WheelInput]], facts: BaseFacts, base: Image) -> list[LayerRow]:
         """The layers of the bytecode of shares of wheels; those without a module have none.

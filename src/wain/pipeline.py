@@ -75,6 +75,8 @@ class Request:
     """Images whose layers are trusted and taken where they fit."""
     verify_cache: bool = False
     compiles: bool | None = None
+    estimates: bool = False
+    """Whether somebody reads what bytecode would add and save."""
     destinations: tuple[str, ...] = ()
     """Where the image will go: registries among them are asked for layers."""
 
@@ -306,6 +308,7 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
                 shares_pure=len(plan.images) > 1,
                 reuse=reuse,
                 compiles=bool(plan.settings.compile if request.compiles is None else request.compiles),
+                estimates=request.estimates,
                 base_name=plan.base.name,
                 leave_out=request.leave_out,
                 labels=request.labels,

@@ -23,6 +23,9 @@ APP = "app"
 """Where a project's files stand in the image, without the leading slash."""
 
 
+_MAX_OWN_MODULES = 2000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """A folder that an image is made of."""
@@ -130,7 +133,7 @@ def _question(project: Project, what: str, choices: Sequence[str]) -> ProjectErr
 
 
 def source_time(project: Project, files: Sequence[Found]) -> int:
-    """The time of the project's files: SOURCE_DATE_EPOCH, else HEAD's when the tree is clean, else the newest.
+    """The time of the files: SOURCE_DATE_EPOCH, else of their last commit when they are clean, else the newest.
 
     :returns: seconds since the epoch.
     :raises ProjectError: when SOURCE_DATE_EPOCH is no number.
@@ -155,7 +158,7 @@ def _commit_time(path: Path) -> int | None:
     try:
         if git("status", "--porcelain", "--", "."):
             return None
-        return int(git("log", "-1", "--format=%ct"))
+        return int(git("log", "-1", "--format=%ct", "--", "."))
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
 
@@ -199,3 +202,27 @@ def file_entries(files: Sequence[Found], *, mtime: int, below: str = APP) -> lis
 
 def _opener(path: Path) -> Callable[[], BinaryIO]:
     return lambda: path.open("rb")
+
+
+def own_sources(project: Project, entrypoint: Sequence[str]) -> dict[str, bytes]:
+    """The project's own modules that may run when it starts, by dotted name; none where the command does not tell.
+
+    Of a script those are itself and the modules beside it; of a package its own.
+    """
+    if project.has_build_system:
+        target = project.scripts.get(entrypoint[0], "")
+        package = target.partition(":")[0].partition(".")[0]
+    elif entrypoint[:2] == ("python", "-m") and len(entrypoint) > 2:
+        package = entrypoint[2].partition(".")[0]
+    elif len(entrypoint) > 1 and entrypoint[0] == "python" and entrypoint[1].endswith(".py"):
+        package = entrypoint[1].removesuffix(".py")
+    else:
+        return {}
+    found: dict[str, bytes] = {}
+    for root in (project.path, project.path / "src"):
+        places = [root / f"{package}.py", *sorted((root / package).glob("**/*.py"))] if package else []
+        for path in places:
+            if path.is_file() and len(found) < _MAX_OWN_MODULES:
+                name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+                found[name] = path.read_bytes()
+    return found

@@ -146,6 +146,14 @@ def test_bytecode_goes_in_layers_of_its_own(wain: Wain, tmp_path: Path, monkeypa
     assert wain.image().digest == first
 
 
+def test_the_summary_says_what_bytecode_would_do(wain: Wain) -> None:
+    wain.index.add("beta", "1.6", content=b"value = [1, 2, 3]\n" * 2000)
+    (wain.project / "app.py").write_text("import beta\n")
+    wain.build()
+    assert "--compile would add" in wain.err
+    assert "at each start" in wain.err
+
+
 def test_metadata_file_and_dry_run(wain: Wain) -> None:
     document = wain.folder / "meta.json"
     assert wain.build("--dry-run", "--metadata-file", str(document)) == ""
