@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from wain.errors import UsageError
 from wain.store import Store
 from wain.store_folder import user_name
+from wain.store_upkeep import DEFAULT_MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
     from wain.settings import WainSettings
@@ -38,8 +39,8 @@ class CacheChoice:
     """Why the platform's folder cannot be used; empty when nothing is wrong."""
     makes_parent: bool = False
     """Whether the folder's parent may be made too."""
-    max_size_bytes: int | None = None
-    """What `cache-max-size` says; None when nothing does."""
+    max_size_bytes: int = DEFAULT_MAX_SIZE_BYTES
+    """What `cache-max-size` says."""
 
 
 def choose_cache(
@@ -102,7 +103,7 @@ def open_store(choice: CacheChoice) -> Store:
     return Store.open(choice.path, make_parent=choice.makes_parent, problem=choice.problem)
 
 
-def _platform_choice(environ: Mapping[str, str], size: int | None) -> CacheChoice:
+def _platform_choice(environ: Mapping[str, str], size: int) -> CacheChoice:
     named = environ.get("XDG_CACHE_HOME", "")
     if sys.platform == "win32":
         base, origin = Path(environ.get("LOCALAPPDATA") or Path("~/AppData/Local").expanduser()), "the user's folder"
@@ -145,14 +146,14 @@ def _stranger(folder: Path, origin: str, *, must_exist: bool = False) -> str:
     return ""
 
 
-def _max_size(wain: WainSettings | None, environ: Mapping[str, str]) -> int | None:
+def _max_size(wain: WainSettings | None, environ: Mapping[str, str]) -> int:
     from wain.quantities import parse_size
 
     if text := environ.get("WAIN_CACHE_MAX_SIZE"):
         return parse_size(text, what="WAIN_CACHE_MAX_SIZE")
     if wain is not None and wain.cache_max_size is not None:
         return parse_size(wain.cache_max_size, what="cache-max-size")
-    return None
+    return DEFAULT_MAX_SIZE_BYTES
 
 
 def _line(path: Path, key: str) -> str:

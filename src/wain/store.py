@@ -16,8 +16,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -351,6 +349,8 @@ class Store:
         for place in self._places:
             place.close()
         for place in self._places if self.temporary else self._places[1:]:
+            import shutil
+
             shutil.rmtree(place.root, ignore_errors=True)
         atexit.unregister(self.close)
 
@@ -455,6 +455,9 @@ def _parse_memo(data: bytes, kind: str, key: Digest) -> dict[str, JSON] | None:
 
 def _temporary_folder() -> Folder:
     """A new private folder where temporary files go; those of the dead are removed."""
+    import shutil
+    import tempfile
+
     try:
         base = Path(tempfile.gettempdir())
         _remove_orphans(base)
@@ -471,6 +474,8 @@ def _temporary_folder() -> Folder:
 
 
 def _remove_orphans(base: Path) -> None:
+    import shutil
+
     for path in base.glob(_TEMPORARY_PREFIX + "*"):
         try:
             if path.lstat().st_uid != os.geteuid() or time.time() - path.lstat().st_mtime < 60:

@@ -105,7 +105,7 @@ def _dir(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from wain.store_upkeep import DEFAULT_MAX_SIZE_BYTES, uses, uv_bytes, uv_folders
+    from wain.store_upkeep import uses, uv_bytes, uv_folders
 
     choice = _choice(args)
     store = _open(args)
@@ -124,7 +124,7 @@ def _info(args: argparse.Namespace) -> int:
     for_uv, counted = uv_bytes(folder)
     rate = uses(folder).hit_rate
     oldest = min((blob.put_at for blob in contents.blobs), default=None)
-    limit = choice.max_size_bytes or DEFAULT_MAX_SIZE_BYTES
+    limit = choice.max_size_bytes
     if args.format == "json":
         _print_json(
             {
@@ -247,9 +247,9 @@ def _purge(args: argparse.Namespace) -> int:
 
 def _prune(args: argparse.Namespace) -> int:
     from wain.quantities import parse_age, parse_size
-    from wain.store_upkeep import DEFAULT_MAX_SIZE_BYTES, prune_uv
+    from wain.store_upkeep import prune_uv
 
-    limit = _choice(args).max_size_bytes or DEFAULT_MAX_SIZE_BYTES
+    limit = _choice(args).max_size_bytes
     if args.max_size is not None:
         limit = parse_size(args.max_size, what="--max-size")
     age = None if args.older_than is None else parse_age(args.older_than, what="--older-than")

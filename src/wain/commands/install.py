@@ -68,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
     from wain.install import plan_install
     from wain.installation import install_directory, refuse_managed
     from wain.settings import wain_settings
-    from wain.store_upkeep import DEFAULT_MAX_SIZE_BYTES
     from wain.transport import Transport
 
     if not args.requirements and not args.requirement:
@@ -98,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
                 wheel.close()
         if args.compile if args.compile is not None else wain.compile:
             _compile(interpreter, done)
-        store.close(max_size_bytes=choice.max_size_bytes or DEFAULT_MAX_SIZE_BYTES)
+        store.close(max_size_bytes=choice.max_size_bytes)
     _tell(args.console, plan.wheels, done)
     return 0
 
