@@ -162,7 +162,8 @@ class Walker:
             self.statement(statement.left, branch)
             right = statement.right
             if statement.operator == "||":
-                self.statement(right, self.fresh(branch))
+                if not _always_succeeds(statement.left):
+                    self.statement(right, self.fresh(branch))
             elif _is_test(statement.left):
                 # `[ -f x ] && rm y`: whether it runs is not known.
                 self.statement(right, self.fresh(branch))
@@ -572,6 +573,15 @@ def _tail(word: Word) -> str | None:
         if is_pip(tail) or is_python(tail) or tail in {"uv", "poetry", "pipx", "conda", "mamba"}:
             return tail
     return None
+
+
+def _always_succeeds(statement: Statement) -> bool:
+    return (
+        isinstance(statement, Command)
+        and bool(statement.words)
+        and statement.words[0].literal in {"true", ":"}
+        and not statement.redirections
+    )
 
 
 def _is_test(statement: Statement) -> bool:
