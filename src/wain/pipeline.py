@@ -349,27 +349,36 @@ def open_base(
     return found, images[0]
 
 
-def deliver(image: Image | Index, destinations: Sequence[str], names: Sequence[str], workshop: Workshop) -> set[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What became of an image at its destinations."""
+
+    unchanged: frozenset[str]
+    """The destinations that had it already and were left as they are."""
+    blobs: Mapping[Digest, str]
+    """Of blobs that went to registries: `uploaded`, `mounted` or `present`."""
+
+
+def deliver(image: Image | Index, destinations: Sequence[str], names: Sequence[str], workshop: Workshop) -> Delivery:
     """Put an image where it should go.
 
-    :returns: those of the destinations that had it already and were left as they are.
     :raises WainError: of every kind that a registry, a daemon or a disk can have.
     """
     from wain.transfer import write_image
 
     unchanged = set()
+    blobs: dict[Digest, str] = {}
     for destination in destinations:
         reference = parse_reference(destination)
         path = reference.path.absolute() if isinstance(reference, ArchiveReference) else None
         key = recipe_key({"what": "archive", "path": str(path), "image": image.digest, "names": [*names]})
-        there = _file_state(path) if path is not None else None
-        if there is not None and workshop.store.memo("archive", key) == there:
+        if path is not None and workshop.store.memo("archive", key) == _file_state(path):
             unchanged.add(destination)
             continue
-        write_image(image, reference, names=names, access=workshop.access, progress=workshop.progress)
+        write_image(image, reference, names=names, access=workshop.access, progress=workshop.progress, outcome=blobs)
         if path is not None and (state := _file_state(path)) is not None:
             workshop.store.put_memo("archive", key, state)
-    return unchanged
+    return Delivery(unchanged=frozenset(unchanged), blobs=blobs)
 
 
 def _file_state(path: Path) -> dict[str, JSON] | None:

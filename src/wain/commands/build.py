@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,13 +70,13 @@ def run(args: argparse.Namespace) -> int:
         image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
         digest = image.digest
         before = _before(args, decided, workshop) if args.explain or args.against else None
-        unchanged = deliver(image, destinations, names, workshop)
+        delivery = deliver(image, destinations, names, workshop)
         console.close()
         for item in built:
-            _summary(console, item, several=len(built) > 1)
+            _summary(console, item, delivery.blobs, several=len(built) > 1)
             if before is not None:
                 _explain(console, before, item.image)
-        _say_how_to_run(console, destinations, names, unchanged)
+        _say_how_to_run(console, destinations, names, delivery.unchanged)
         if args.metadata_file:
             _write_metadata(Path(args.metadata_file), built, digest, destinations)
     print(digest)
@@ -121,11 +121,13 @@ def _print_plan(console: Console, plan: Plan, destinations: Sequence[str]) -> No
     console.say(f"to: {', '.join(destinations)}")
 
 
-def _summary(console: Console, built: Built, *, several: bool) -> None:
+def _summary(console: Console, built: Built, blobs: Mapping[Digest, str], *, several: bool) -> None:
     rows = [("layer", "compressed", "unpacked", "")]
     for row in built.rows:
         unpacked = human_size(row.layer.unpacked_bytes) if row.layer.unpacked_bytes is not None else ""
-        rows.append((_shortened(row.what), human_size(row.layer.size_bytes), unpacked, row.state))
+        there = "already there" if blobs.get(row.layer.digest) == "present" else blobs.get(row.layer.digest, "")
+        state = ", ".join(filter(None, (row.state, there)))
+        rows.append((_shortened(row.what), human_size(row.layer.size_bytes), unpacked, state))
     compressed = sum(row.layer.size_bytes for row in built.rows)
     unpacked_sum = sum(row.layer.unpacked_bytes or 0 for row in built.rows)
     rows.append((f"{len(built.rows)} layers", human_size(compressed), human_size(unpacked_sum), ""))
