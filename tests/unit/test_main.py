@@ -176,3 +176,25 @@ def test_plain_progress_is_a_line_when_something_is_finished(capsys: pytest.Capt
     assert capsys.readouterr().err == '{"what": "numpy", "done": 100, "total": 100}\n'
     Console(mode="plain", quiet=True).progress("numpy", 100, 100)
     assert capsys.readouterr().err == ""
+
+
+def test_small_files_are_counted_where_nobody_asked_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.progress("numpy", 2_000_000, 2_000_000)
+    for name in ("a", "b"):
+        console.progress(name, 600, 600)
+    console.say("locked")
+    console.progress("c", 10, 10)
+    console.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "numpy (2.0 MB)",
+        "2 small files (1.2 kB)",
+        "locked",
+        "1 small file (10 B)",
+    ]
+
+
+def test_names_of_others_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.say("layer \x1b]0;owned\x07 größe\r")
+    assert capsys.readouterr().err == "layer \\x1b]0;owned\\x07 größe\\r\n"

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 
 _REDRAW_SECONDS = 0.1
+_SMALL_BYTES = 1_000_000
+_NAME_LENGTH = 120
 
 
 def human_size(size_bytes: int | float) -> str:
@@ -29,6 +31,17 @@ def human_size(size_bytes: int | float) -> str:
     return f"{size:.{0 if abs(size) >= 99.95 else 1}f} {unit}"
 
 
+def printable(text: str) -> str:
+    """The text with what would steer a terminal written out: names come from files that others wrote.
+
+    >>> printable("a\x1b[2J\\nb")
+    'a\\\\x1b[2J\\nb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
     """Rows as columns, the first row as the heading; `right` names columns that are aligned right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -45,10 +58,14 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset())
 class Console:
     """Messages and progress in the way that `--progress`, `-q` and the terminal ask for.
 
-    `progress` may be called from any thread.
+    `progress` may be called from any thread. In mode `auto` what is small has no line of its own when it is finished:
+    one line counts them. `plain` names each.
     """
 
     def __init__(self, *, mode: str = "auto", quiet: bool = False) -> None:
+        self._counts_small = mode == "auto"
+        self._small_count = 0
+        self._small_bytes = 0
         if mode == "auto":
             mode = "tty" if sys.stderr.isatty() else "plain"
         self.mode = "none" if quiet and mode != "json" else mode
@@ -62,6 +79,7 @@ class Console:
         """A line for the user, kept when progress is redrawn; nothing with `-q`."""
         if not self.quiet:
             with self._lock:
+                self._tell_small()
                 self._write(text)
 
     def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
@@ -76,9 +94,13 @@ class Console:
                 self._active.pop(what, None)
                 if self.mode == "json":
                     self._json(what, done_bytes, total_bytes)
+                elif self._counts_small and done_bytes < _SMALL_BYTES:
+                    self._small_count += 1
+                    self._small_bytes += done_bytes
                 else:
                     rate = f", {human_size(done_bytes / (now - started))}/s" if now - started > 0.5 else ""
-                    self._write(f"{what} ({human_size(done_bytes)}{rate})")
+                    name = what if len(what) <= _NAME_LENGTH else f"{what[: _NAME_LENGTH - 1]}…"
+                    self._write(f"{name} ({human_size(done_bytes)}{rate})")
                 return
             self._active[what] = (done_bytes, total_bytes, started)
             if now - self._drawn_at < _REDRAW_SECONDS:
@@ -94,9 +116,15 @@ class Console:
 
     def _write(self, text: str) -> None:
         self._erase()
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
         if self.mode == "tty":
             self._redraw()
+
+    def _tell_small(self) -> None:
+        if self._small_count:
+            files = "1 small file" if self._small_count == 1 else f"{self._small_count} small files"
+            self._write(f"{files} ({human_size(self._small_bytes)})")
+            self._small_count = self._small_bytes = 0
 
     def _erase(self) -> None:
         if self._drawn:
@@ -114,7 +142,7 @@ class Console:
                 line = f"  [{bar}] {human_size(done)} of {human_size(total)}  {what}"
             else:
                 line = f"  {human_size(done)}  {what}"
-            sys.stderr.write(line[: size.columns - 1] + "\n")
+            sys.stderr.write(printable(line)[: size.columns - 1] + "\n")
         sys.stderr.flush()
         self._drawn = len(shown)
 
@@ -122,6 +150,7 @@ class Console:
         """Take the progress lines away."""
         with self._lock:
             self._active.clear()
+            self._tell_small()
             self._erase()
             sys.stderr.flush()
 

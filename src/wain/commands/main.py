@@ -198,11 +198,13 @@ def _os_error(error: OSError) -> WainError:
 
 
 def _failed(console: Console, error: WainError, *, verbose: int) -> int:
+    from wain.commands.console import printable
+
     console.close()
-    print(f"wain: {error.message}", file=sys.stderr)
+    print(f"wain: {printable(error.message)}", file=sys.stderr)
     if error.hint:
         for line in error.hint.splitlines():
-            print(f"  {line}", file=sys.stderr)
+            print(f"  {printable(line)}", file=sys.stderr)
     if verbose >= 2:
         import traceback
 
