@@ -372,7 +372,8 @@ def deliver(image: Image | Index, destinations: Sequence[str], names: Sequence[s
         reference = parse_reference(destination)
         path = reference.path.absolute() if isinstance(reference, ArchiveReference) else None
         key = recipe_key({"what": "archive", "path": str(path), "image": image.digest, "names": [*names]})
-        if path is not None and workshop.store.memo("archive", key) == _file_state(path):
+        before = _file_state(path) if path is not None else None
+        if before is not None and workshop.store.memo("archive", key) == before:
             unchanged.add(destination)
             continue
         write_image(image, reference, names=names, access=workshop.access, progress=workshop.progress, outcome=blobs)

@@ -25,6 +25,10 @@ A destination is registry.example/app:1, oci:DIR[:TAG], archive:FILE.tar or daem
 The digest is printed on standard output, all else on standard error."""
 
 
+# What a registry did with a layer, as the summary says it.
+_OUTCOMES = {"present": "already there", "uploaded": "uploaded", "mounted": "mounted"}
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("build", help="make an image of a project", epilog=_EPILOG)
     parser.add_argument("path", nargs="?", default=".", metavar="PATH", help="the project's folder (default: this one)")
@@ -125,8 +129,7 @@ def _summary(console: Console, built: Built, blobs: Mapping[Digest, str], *, sev
     rows = [("layer", "compressed", "unpacked", "")]
     for row in built.rows:
         unpacked = human_size(row.layer.unpacked_bytes) if row.layer.unpacked_bytes is not None else ""
-        there = "already there" if blobs.get(row.layer.digest) == "present" else blobs.get(row.layer.digest, "")
-        state = ", ".join(filter(None, (row.state, there)))
+        state = ", ".join(filter(None, (row.state, _OUTCOMES.get(blobs.get(row.layer.digest, "")))))
         rows.append((_shortened(row.what), human_size(row.layer.size_bytes), unpacked, state))
     compressed = sum(row.layer.size_bytes for row in built.rows)
     unpacked_sum = sum(row.layer.unpacked_bytes or 0 for row in built.rows)
