@@ -32,6 +32,7 @@ from wain.shell import (
 
 _CALL_LIMIT = 5_000
 _NESTING_LIMIT = 12
+_USER_CHANGERS = frozenset({"sudo", "su", "gosu", "su-exec", "runuser"})
 # Wrappers that take options and then a command; the set has the options that take a value.
 _WRAPPERS: dict[str, frozenset[str]] = {
     "exec": frozenset({"-a"}),
@@ -60,8 +61,10 @@ class Call:
     """One command as it is run.
 
     `argv` is None where a word is unknown; `words` are aligned with it (None for one that a variable made).
-    `env` holds every variable that is known to be set. `home` and `user` are who runs it. `wrappers` are the programs
-    taken off in front. `is_editable` is whether the words' spans may be edited in the file.
+    `env` holds every variable that is known to be set. `home` and `user` are who runs it.
+
+    `wrappers` are the programs taken off in front; of those around an inner shell, the ones that change the user.
+    `is_editable` is whether the words' spans may be edited in the file.
     """
 
     argv: tuple[str | None, ...]
@@ -128,6 +131,7 @@ class Walker:
         self.current: Script | None = None
         self.piped: str | None = None
         self.order_offset = 0
+        self.outer_wrappers: tuple[str, ...] = ()
 
     def script(self, script: Script, branch: tuple[int, ...] = ()) -> None:
         """Walk a script in the current state."""
@@ -485,9 +489,11 @@ class Walker:
             if word is None or not word.startswith(("-", "+")):
                 return False
             index += 1
-            if word in {"-o", "+o", "-O", "--rcfile"}:
+            joined = not word.startswith("--")
+            if word in {"-O", "--rcfile"} or (joined and word.endswith("o") and "c" not in word):
                 index += 1
             elif not word.startswith("--") and "c" in word:
+                index += word.endswith("o")
                 while index < len(argv) and (argv[index] or "").startswith("-"):
                     index += 1
                 if index >= len(argv):
@@ -518,8 +524,11 @@ class Walker:
         else:
             script = parse_script(text, None, within=command.span)
         saved = self.env, self.cwd, self.user
+        outer = self.outer_wrappers
+        self.outer_wrappers = (*outer, *(one for one in wrappers if one in _USER_CHANGERS))
         self.env, self.cwd, self.user = dict(env), cwd, user
         self.script(script, branch)
+        self.outer_wrappers = outer
         if shares:
             saved = self.env, self.cwd, user
         self.env, self.cwd, self.user = saved
@@ -546,7 +555,7 @@ class Walker:
             branch=branch,
             order=self.order_offset + len(self.calls),
             redirections=command.redirections,
-            wrappers=wrappers,
+            wrappers=(*self.outer_wrappers, *wrappers),
             command_span=command.span,
             is_editable=self.current is not None and self.current.is_exact,
             piped_output=self.piped,
