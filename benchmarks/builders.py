@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,52 +14,63 @@ from pathlib import Path
 from tests.real.machines.bases import Base, official_like_base
 from tests.real.machines.docker import Docker, serve_docker
 from tests.real.machines.index_front import IndexFront, serve_index_front
-from tests.real.machines.machine import start_machine
+from tests.real.machines.machine import Machine, start_machine
 from tests.real.machines.places import remove_tree
-from tests.real.machines.processes import run
+from tests.real.machines.processes import Finished, run
 from tests.real.machines.registry import Registry, serve_registry
 from tests.real.machines.trixie import trixie_root
-
-PYTHON = "3.13"
-BASE_NAME = "bench/base:1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What all builders work with: the same front of the index, the same base, one registry."""
+    """What all builders work with: the same front of the index, the same bases, one registry."""
 
     folder: Path
     front: IndexFront
     registry: Registry
+    machine: Machine
     docker: Docker
-    base: Base
-    base_reference: str
     uv_reference: str
+    bases: dict[str, str] = field(default_factory=dict)
+    """Python's minor version -> the reference of the base in the registry."""
+
+    def base(self, python: str) -> str:
+        """The reference of the base with that Python; it is made and pushed when it is first asked for."""
+        if python not in self.bases:
+            made: Base = official_like_base(python)
+            self.bases[python] = made.push(self.registry, f"bench/base:{python}")
+        return self.bases[python]
+
+    def clear_registry(self) -> None:
+        """Remove every image but the bases and uv from the registry's storage."""
+        root = self.registry.storage / "docker/registry/v2"
+        for repository in (root / "repositories/bench").iterdir():
+            if repository.name not in ("base", "uv"):
+                remove_tree(repository)
+        used = {link.read_text().strip().rpartition(":")[2] for link in (root / "repositories").rglob("link")}
+        for data in root.glob("blobs/*/*/*"):
+            if data.name not in used:
+                remove_tree(data)
 
 
 @contextmanager
-def open_place() -> Iterator[Place]:
-    """Start registry, index front and Docker, with the base at hand for each; all end with the block."""
-    folder = Path(tempfile.mkdtemp(prefix="wain-bench-"))
+def open_place(folder: Path | None = None) -> Iterator[Place]:
+    """Start registry, index front and Docker; all end with the block, and nothing of them stays."""
+    folder = folder or Path(tempfile.mkdtemp(prefix="wain-bench-"))
     with ExitStack() as stack:
         stack.callback(remove_tree, folder)
         front = stack.enter_context(serve_index_front(folder / "front"))
         registry = stack.enter_context(serve_registry(folder / "registry"))
         machine = stack.enter_context(start_machine(folder / "trixie", debian_root=trixie_root()))
-        docker = stack.enter_context(serve_docker(machine, folder / "docker"))
-        base = official_like_base(PYTHON)
-        reference = base.push(registry, BASE_NAME)
-        place = Place(
+        docker = stack.enter_context(serve_docker(machine, folder / "docker", on_disk=True))
+        yield Place(
             folder=folder,
             front=front,
             registry=registry,
+            machine=machine,
             docker=docker,
-            base=base,
-            base_reference=reference,
             uv_reference=_push_uv(folder, registry, docker),
         )
-        docker.cli("pull", "--quiet", reference)
-        yield place
 
 
 def _push_uv(folder: Path, registry: Registry, docker: Docker) -> str:
@@ -76,46 +88,60 @@ def _push_uv(folder: Path, registry: Registry, docker: Docker) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One image to make: of which folder, on which base, and its name in the registry."""
+
+    place: Place
+    project: Path
+    base: str
+    tag: str
+
+    def named(self, tag: str) -> Job:
+        return Job(place=self.place, project=self.project, base=self.base, tag=tag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Builder:
     """A way to make the image of a project's folder and to put it into the registry."""
 
     name: str
     has_bytecode: bool
-    build: Callable[[Place, Path, str], None]
-    """Builds the folder under a name of the registry, into the builder's own store."""
-    publish: Callable[[Place, Path, str], None]
+    publish: Callable[[Job], None]
     """Builds and pushes."""
-    forget: Callable[[Place], None]
+    forget: Callable[[Job], None]
     """Back to a machine that has the base and nothing else."""
-    notes: str = ""
-    settings: dict[str, str] = field(default_factory=dict)
+    uses_lock: bool = False
+    """Whether it reads pylock.toml; the others read requirements.txt, where all is pinned."""
+    is_fresh_aware: bool = False
+    """Whether a fresh machine can take anything from the image in the registry."""
+    command: Callable[[Job], Sequence[str | Path]] | None = None
 
 
-def wain_builder(*words: str, name: str = "wain", has_bytecode: bool = False) -> Builder:
-    """wain with an own store; builds go to an archive, pushes straight to the registry."""
-    label = name.replace(" ", "-")
+def wain_builder(*words: str, name: str = "wain", has_bytecode: bool = False, uses_lock: bool = True) -> Builder:
+    """wain with a store of its own, straight to the registry."""
+    label = "".join(char if char.isalnum() else "-" for char in name)
 
-    def call(place: Place, project: Path, *rest: str) -> None:
-        run(
-            [
-                Path(sys.executable).parent / "wain", "build", project, "--base", place.base_reference, "-q",
-                "--cache-dir", place.folder / f"store-{label}", *words, *rest,
-            ],
-            env=place.front.pip_env,
-            timeout_seconds=900,
-        )  # fmt: skip
+    def command(job: Job) -> Sequence[str | Path]:
+        return [
+            Path(sys.executable).parent / "wain", "build", job.project, "--base", job.base, "-q",
+            "--cache-dir", job.place.folder / f"store-{label}", *words, "-t", job.tag, "--push",
+        ]  # fmt: skip
 
-    def build(place: Place, project: Path, tag: str) -> None:
-        call(place, project, "-o", str(place.folder / f"{label}.tar"))
+    def publish(job: Job) -> None:
+        run(command(job), env=job.place.front.pip_env, timeout_seconds=1200)
 
-    def publish(place: Place, project: Path, tag: str) -> None:
-        call(place, project, "-t", tag, "--push")
+    def forget(job: Job) -> None:
+        remove_tree(job.place.folder / f"store-{label}")
 
-    def forget(place: Place) -> None:
-        shutil.rmtree(place.folder / f"store-{label}", ignore_errors=True)
-        (place.folder / f"{label}.tar").unlink(missing_ok=True)
-
-    return Builder(name=name, has_bytecode=has_bytecode, build=build, publish=publish, forget=forget)
+    return Builder(
+        name=name,
+        has_bytecode=has_bytecode,
+        publish=publish,
+        forget=forget,
+        uses_lock=uses_lock,
+        is_fresh_aware=uses_lock,
+        command=command,
+    )
 
 
 _PIP = """\
@@ -147,48 +173,97 @@ CMD ["python", "app.py"]
 def docker_pip(name: str, *, flags: str = "", mount: bool = False, has_bytecode: bool = True) -> Builder:
     """`docker build` with pip, as a Dockerfile of that kind is written."""
     mounted = "--mount=type=cache,target=/root/.cache/pip " if mount else ""
-
-    def text(place: Place) -> str:
-        return _PIP.format(base=place.base_reference, mount=mounted, flags=f"{flags} " if flags else "")
-
-    return _docker(name, text, has_bytecode=has_bytecode)
+    return _docker(name, lambda job: _pip_file(job, mounted, flags), has_bytecode=has_bytecode)
 
 
-def docker_uv(name: str, *, has_bytecode: bool) -> Builder:
-    """`docker build` with uv and a cache mount, as uv's guide advises."""
+def _pip_file(job: Job, mount: str, flags: str) -> str:
+    return _PIP.format(base=job.base, mount=mount, flags=f"{flags} " if flags else "")
+
+
+def docker_uv(name: str, *, has_bytecode: bool, inline_cache: bool = False) -> Builder:
+    """`docker build` with uv and a cache mount, as uv's guide advises.
+
+    :param inline_cache: whether the image in the registry is written and read as BuildKit's cache.
+    """
     env = " UV_COMPILE_BYTECODE=1" if has_bytecode else ""
 
-    def text(place: Place) -> str:
-        return _UV.format(base=place.base_reference, uv=place.uv_reference, env=env)
+    def text(job: Job) -> str:
+        return _UV.format(base=job.base, uv=job.place.uv_reference, env=env)
 
-    return _docker(name, text, has_bytecode=has_bytecode)
+    return _docker(name, text, has_bytecode=has_bytecode, inline_cache=inline_cache)
 
 
-def _docker(name: str, dockerfile: Callable[[Place], str], *, has_bytecode: bool) -> Builder:
-    def build(place: Place, project: Path, tag: str) -> None:
-        path = place.folder / "Dockerfile"
-        path.write_text(dockerfile(place))
-        arguments = {
-            "PIP_INDEX_URL": place.front.url,
-            "PIP_TRUSTED_HOST": "127.0.0.1",
-            "UV_DEFAULT_INDEX": place.front.url,
-        }
-        options = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
-        place.docker.build(project, tag, "--file", str(path), *options, timeout_seconds=1800)
+def _write_dockerfile(job: Job, text: str) -> Path:
+    path = job.place.folder / "Dockerfile"
+    path.write_text(text)
+    return path
 
-    def publish(place: Place, project: Path, tag: str) -> None:
-        build(place, project, tag)
-        place.docker.cli("push", "--quiet", tag, timeout_seconds=900)
 
-    def forget(place: Place) -> None:
-        place.docker.prune()
-        for reference in (place.base_reference, place.uv_reference):
-            place.docker.cli("pull", "--quiet", reference)
+def _arguments(job: Job) -> list[str]:
+    values = {
+        "PIP_INDEX_URL": job.place.front.url,
+        "PIP_TRUSTED_HOST": "127.0.0.1",
+        "UV_DEFAULT_INDEX": job.place.front.url,
+    }
+    return [word for key, value in values.items() for word in ("--build-arg", f"{key}={value}")]
 
-    return Builder(name=name, has_bytecode=has_bytecode, build=build, publish=publish, forget=forget)
+
+def _docker(name: str, dockerfile: Callable[[Job], str], *, has_bytecode: bool, inline_cache: bool = False) -> Builder:
+    def publish(job: Job) -> None:
+        options = _arguments(job)
+        if inline_cache:
+            options += ["--build-arg", "BUILDKIT_INLINE_CACHE=1"]
+            options += ["--cache-from", f"{job.tag.rpartition(':')[0]}:latest"]
+        path = _write_dockerfile(job, dockerfile(job))
+        docker = job.place.docker
+        docker.build(job.project, job.tag, "--file", str(path), *options, timeout_seconds=2400)
+        docker.cli("push", "--quiet", job.tag, timeout_seconds=1200)
+        if inline_cache:
+            latest = f"{job.tag.rpartition(':')[0]}:latest"
+            docker.cli("tag", job.tag, latest)
+            docker.cli("push", "--quiet", latest)
+
+    def forget(job: Job) -> None:
+        job.place.docker.prune()
+        for reference in (job.base, job.place.uv_reference):
+            job.place.docker.cli("pull", "--quiet", reference)
+
+    return Builder(name=name, has_bytecode=has_bytecode, publish=publish, forget=forget, is_fresh_aware=inline_cache)
+
+
+def buildah_pip(name: str, *, flags: str) -> Builder:
+    """`buildah build --layers` with pip, without a daemon."""
+
+    def call(job: Job, *words: str | Path, timeout_seconds: float = 120) -> Finished:
+        folder = job.place.folder / "buildah"
+        folder.mkdir(exist_ok=True)
+        return job.place.machine.run(
+            ["buildah", "--root", folder / "root", "--runroot", folder / "run", "--storage-driver", "overlay", *words],
+            env={"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(job.place.folder)},
+            timeout_seconds=timeout_seconds,
+        )
+
+    def publish(job: Job) -> None:
+        path = _write_dockerfile(job, _pip_file(job, "", flags))
+        # What it asks for by default may be more than a machine allows.
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        call(
+            job, "build", "--layers", "--network=host", "--tls-verify=false", "--quiet", "--tag", job.tag,
+            f"--ulimit=nofile={files}:{files}",
+            *_arguments(job), "--file", path, job.project, timeout_seconds=2400,
+        )  # fmt: skip
+        call(job, "push", "--quiet", "--tls-verify=false", job.tag, f"docker://{job.tag}", timeout_seconds=1200)
+
+    def forget(job: Job) -> None:
+        call(job, "rmi", "--all", "--force")
+        call(job, "pull", "--quiet", "--tls-verify=false", job.base)
+
+    return Builder(name=name, has_bytecode=True, publish=publish, forget=forget)
 
 
 WAIN = wain_builder()
+WAIN_COMPILE = wain_builder("--compile", name="wain --compile", has_bytecode=True)
+WAIN_UNLOCKED = wain_builder(name="wain, no lock", uses_lock=False)
 PIP_NO_CACHE = docker_pip("docker + pip --no-cache-dir", flags="--no-cache-dir")
 PIP_NO_COMPILE = docker_pip(
     "docker + pip --no-cache-dir --no-compile", flags="--no-cache-dir --no-compile", has_bytecode=False
@@ -197,5 +272,10 @@ PIP_PLAIN = docker_pip("docker + pip")
 PIP_MOUNT = docker_pip("docker + pip, cache mount", mount=True)
 UV_PLAIN = docker_uv("docker + uv, cache mount", has_bytecode=False)
 UV_COMPILE = docker_uv("docker + uv, cache mount, bytecode", has_bytecode=True)
+UV_INLINE = docker_uv("docker + uv, cache mount, inline cache", has_bytecode=False, inline_cache=True)
+BUILDAH = buildah_pip("buildah + pip --no-cache-dir", flags="--no-cache-dir")
 
-ALL = (WAIN, PIP_PLAIN, PIP_NO_CACHE, PIP_NO_COMPILE, PIP_MOUNT, UV_PLAIN, UV_COMPILE)
+ALL = (
+    WAIN, WAIN_COMPILE, WAIN_UNLOCKED, PIP_PLAIN, PIP_NO_CACHE, PIP_NO_COMPILE, PIP_MOUNT, UV_PLAIN, UV_COMPILE,
+    UV_INLINE, BUILDAH,
+)  # fmt: skip

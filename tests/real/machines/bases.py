@@ -170,7 +170,10 @@ def _finish(folder: Path, layers: list[Path], config: Mapping[str, object], vers
 def _compile_cpython(scratch: Path, suite: str, python: str) -> Path:
     """A folder with the `usr/local` of CPython, built in a root of that release, so that its libc fits."""
     root = scratch / "build-root"
-    source = f'chroot "$1" sh -c "mkdir /src && cd /src && apt-get -qq source --download-only python{python}"'
+    # bookworm's tarball is .tar.gz; tar looks at the content, so the name by which `_COMPILE` asks for it will do.
+    fetch = f"mkdir /src && cd /src && apt-get -qq source --download-only python{python}"
+    rename = f"if [ -e *.orig.tar.gz ]; then mv *.orig.tar.gz python{python}.orig.tar.xz; fi"
+    source = f'chroot "$1" sh -c "{fetch} && {rename}"'
     make_root(
         root,
         suite,
