@@ -95,7 +95,7 @@ class Collision:
     losers: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.path} is in {', '.join((*self.losers, self.winner))}; that of {self.winner} is taken"
+        return f"{self.path} is in {', '.join(sorted((*self.losers, self.winner)))}; that of {self.winner} is taken"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,8 @@ def plan_install(wheels: Iterable[Wheel], scheme: Scheme, *, corrections: Correc
     """What installing these wheels together gives.
 
     Where two have the same path with the same bytes it is written once; with other bytes, the wheel with the
-    later name has it, and the plan's `collisions` tell.
+    earlier name has it, and the plan's `collisions` tell. (pip installs what depends on nothing first, and those of
+    one rank from the last name to the first, so that the first one's file is what stays.)
 
     :param corrections: hashes that a sink found to be other than the wheels' RECORDs claim.
     :raises WheelError: when a wheel breaks the specification.
@@ -148,7 +149,7 @@ def plan_install(wheels: Iterable[Wheel], scheme: Scheme, *, corrections: Correc
             )
     placed: dict[str, PlannedFile] = {}
     others: dict[str, list[PlannedFile]] = {}
-    for wheel in ordered:
+    for wheel in reversed(ordered):
         for file in _Planning(wheel, scheme, corrections or {}).files():
             before = placed.setdefault(file.path, file)
             if before is not file:

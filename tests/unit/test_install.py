@@ -175,12 +175,12 @@ def test_the_same_bytes_at_the_same_path_are_written_once(tmp_path: Path) -> Non
     assert [len(group) for group in colliding(wheels, SCHEME)] == [1, 1]
 
 
-def test_of_other_bytes_at_the_same_path_the_later_name_has_it(tmp_path: Path) -> None:
+def test_of_other_bytes_at_the_same_path_the_earlier_name_has_it(tmp_path: Path) -> None:
     wheels = two(tmp_path, {"s.py": b"one"}, {"s.py": b"two"})
     third = make_wheel(tmp_path, {"t.py": b""}, name="c")
     plan = plan_install([*wheels, third], SCHEME)
-    assert files(plan)[f"{SITE}/s.py"] == b"two"
-    assert [str(collision) for collision in plan.collisions] == [f"{SITE}/s.py is in a-a, b-b; that of b-b is taken"]
+    assert files(plan)[f"{SITE}/s.py"] == b"one"
+    assert [str(collision) for collision in plan.collisions] == [f"{SITE}/s.py is in a-a, b-b; that of a-a is taken"]
     assert [[wheel.name for wheel in group] for group in colliding([*wheels, third], SCHEME)] == [["a-a", "b-b"], ["c"]]
 
 
@@ -189,14 +189,14 @@ def test_equal_checksums_do_not_make_equal_bytes(tmp_path: Path) -> None:
     one, other = b"plumless", b"buckeroo"
     plan = plan_install(two(tmp_path, {"s": one}, {"s": other}), SCHEME)
     assert len(plan.collisions) == 1
-    assert files(plan)[f"{SITE}/s"] == other
+    assert files(plan)[f"{SITE}/s"] == one
 
 
 def test_scripts_collide_too(tmp_path: Path) -> None:
     one = make_wheel(tmp_path, name="a", entry_points="[console_scripts]\nx = a:m\n")
     other = make_wheel(tmp_path, name="b", entry_points="[console_scripts]\nx = b:m\n")
     assert len(colliding([one, other], SCHEME)) == 1
-    assert b"from b import m" in files(plan_install([one, other], SCHEME))["opt/venv/bin/x"]
+    assert b"from a import m" in files(plan_install([one, other], SCHEME))["opt/venv/bin/x"]
 
 
 def test_a_file_where_another_has_a_folder_is_refused(tmp_path: Path) -> None:
