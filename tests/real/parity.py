@@ -207,7 +207,7 @@ class Parity:
         pip = [f"/{VENV}/bin/python", f"{_PIP}/pip"]
         found = ["--find-links", _WHEELS]
         chosen = ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", _WHEELS, *found]
-        put = ["install", "--quiet", "--no-compile", "--no-deps", "--no-index", *found]
+        put = ["install", "--quiet", "--no-compile", "--no-deps", "--no-index", "--ignore-installed", *found]
         for command in (
             [base_of(python).interpreter, "-m", "venv", "--without-pip", f"/{VENV}"],
             [*pip, *chosen, *requirements],
