@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from wain.audit import Audit, AuditSettings, audit_text
 from wain.dockerfile import parse
 from wain.errors import DockerfileError
 from wain.findings import Edit, Finding, Fix
 from wain.rules.rule import Reader
+
+_Identity: TypeAlias = tuple[str, str, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,7 @@ def fix(
     parse(text, name=name)
     current = text
     applied: list[Applied] = []
-    refused: dict[tuple[str, str, int], tuple[Finding, str]] = {}
+    refused: dict[_Identity, tuple[Finding, str]] = {}
     report = audit_text(current, name=name, settings=settings, read=read)
     changed = False
     # Every success leaves fewer findings than before, so this ends.
@@ -104,16 +107,23 @@ def fix(
         before=text,
         after=current,
         applied=tuple(applied),
-        refused=tuple(refused.values()),
+        refused=tuple(
+            {
+                finding.sort_key: (finding, reason)
+                for finding, reason in refused.values()
+                if any(one.rule == finding.rule and one.message == finding.message for one in report.findings)
+            }.values()
+        ),
         remaining=report,
     )
 
 
-def _identity(applied: Applied) -> tuple[str, str, int]:
-    return (applied.finding.rule, applied.finding.message, applied.finding.location.line or 0)
+def _identity(applied: Applied) -> _Identity:
+    finding = applied.finding
+    return (finding.rule, finding.message, finding.location.line or 0, applied.fix.title)
 
 
-def _choose(report: Audit, *, unsafe: bool, refused: dict[tuple[str, str, int], tuple[Finding, str]]) -> list[Applied]:
+def _choose(report: Audit, *, unsafe: bool, refused: dict[_Identity, tuple[Finding, str]]) -> list[Applied]:
     """For each finding its first suitable fix, as far as they do not overlap."""
     chosen: list[Applied] = []
     taken: set[Edit] = set()
@@ -124,6 +134,7 @@ def _choose(report: Audit, *, unsafe: bool, refused: dict[tuple[str, str, int], 
             one = Applied(finding=finding, fix=candidate)
             if _identity(one) in refused:
                 continue
+            # What overlaps an edit of this round gets its turn in the next.
             if all(edit in taken or not _clashes(edit, taken) for edit in candidate.edits):
                 chosen.append(one)
                 taken.update(candidate.edits)

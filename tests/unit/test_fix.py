@@ -141,7 +141,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_mended(tmp_path: Path)
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of real Dockerfiles is not here")
 def test_real_files_mend_to_a_fixpoint_that_the_official_parser_accepts() -> None:
-    for file in sorted(CORPUS.iterdir())[::12]:
+    for file in sorted(CORPUS.iterdir())[::40]:
         text = file.read_bytes().decode("utf-8", "replace")
         result = fix(text, name=file.name)
         assert official_rows(result.after) is not None, file.name

@@ -64,8 +64,7 @@ def test_the_fix_of_a_rule_makes_its_bad_example_the_fixed_one(rule: Rule) -> No
         assert not result.refused
 
 
-@pytest.mark.parametrize("unsafe", [False, True], ids=["safe", "unsafe"])
-@pytest.mark.parametrize("prefer", ["auto", "mount", "flag", "env"])
+@pytest.mark.parametrize(("prefer", "unsafe"), [("auto", False), ("mount", True), ("flag", True), ("env", False)])
 def test_fixing_every_sample_leaves_nothing_that_can_be_fixed_and_breaks_nothing(prefer: str, unsafe: bool) -> None:
     from wain.rules import Options
 
