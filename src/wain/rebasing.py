@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from wain.base_choice import open_base
 from wain.bases import LABEL, BaseFacts, base_facts
 from wain.build import BASE_DIGEST, BASE_LAYERS, BASE_NAME
 from wain.debian import BASE_RUNTIME
@@ -12,7 +13,7 @@ from wain.errors import BaseError, ImageError
 from wain.image import Image, Index
 from wain.names import RegistryReference, parse_reference
 from wain.oci import Config, Runtime
-from wain.pipeline import Workshop, open_base
+from wain.request import Workshop
 from wain.settings import WainSettings
 from wain.transfer import read_image
 

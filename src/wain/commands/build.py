@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from wain.build import Built
     from wain.digest import Digest
     from wain.image import Image, Index
-    from wain.pipeline import Plan, Workshop
+    from wain.pipeline import Plan
+    from wain.request import Workshop
 
 _EPILOG = """\
 Without a destination the image is written to dist/NAME.tar, which `docker load` reads.

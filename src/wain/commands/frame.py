@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wain.pipeline import Request, Workshop
+    from wain.request import Request, Workshop
 
 
 def add_project_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,8 @@ def project_request(
     """What the flags ask for."""
     from wain.commands.index_options import index_flags
     from wain.names import ArchiveReference, LayoutReference, parse_reference
-    from wain.pipeline import Request
     from wain.platforms import Platform
+    from wain.request import Request
 
     outputs = [parse_reference(text) for text in args.output] if isinstance(args.output, list) else []
     leave_out = [ref.path for ref in outputs if isinstance(ref, ArchiveReference | LayoutReference)]
@@ -67,7 +67,7 @@ def open_workshop(
     from wain.commands.index_options import index_flags
     from wain.distribution import Access
     from wain.index import http_settings
-    from wain.pipeline import Workshop
+    from wain.request import Workshop
     from wain.settings import WainSettings, index_settings, wain_settings
     from wain.transport import Transport
 

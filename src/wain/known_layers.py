@@ -1,0 +1,96 @@
+"""What a lock and earlier images say of the layers that a build would make."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from wain.bases import LABEL
+from wain.errors import (
+    ImageError,
+    LockError,
+    NotFound,
+    TransferError,
+)
+from wain.image import Image, Index
+from wain.lock import Lock
+from wain.names import RegistryReference, parse_reference
+from wain.oci import JSON, Config, Runtime
+from wain.platforms import Platform
+from wain.request import Request, Workshop
+from wain.reuse import KnownLayer, KnownWheels, Reuse, Source, layers_of
+from wain.settings import WainSettings
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger(__name__)
+
+
+def earlier_images(references: Sequence[str], workshop: Workshop) -> dict[tuple[str, Platform], Image]:
+    """The images that --cache-from names, by reference and platform; what is not there yet is passed over."""
+    from wain.transfer import read_image
+
+    found = {}
+    for text in references:
+        try:
+            image = read_image(text, access=workshop.access)
+        except NotFound:
+            log.info("%s is not there yet, so it has no layers to take", text)
+            continue
+        except (TransferError, ImageError) as error:
+            log.warning("no layers are taken from %s: %s", text, error.message)
+            continue
+        for item in image.images if isinstance(image, Index) else (image,):
+            found[text, item.platform] = item
+    return found
+
+
+def reuse_for(
+    platform: Platform,
+    lock: Lock | None,
+    earlier: Mapping[tuple[str, Platform], Image],
+    request: Request,
+    settings: WainSettings,
+    workshop: Workshop,
+) -> Reuse:
+    """Where a platform's layers may be found: the lock's own, then those of the earlier images."""
+    entries = [entry for entry in _locked_layers(lock) if entry.get("platform") == str(platform)]
+    sources = [_locked_source(entry) for entry in entries]
+    for (name, of), image in earlier.items():
+        if of.same_as(platform):
+            why = f"{name} has it, which --cache-from names"
+            sources.append(Source(why=why, layers=layers_of(image), wheels=KnownWheels.of_image(image)))
+    names = (*request.destinations, *(request.cache_from or settings.cache_from))
+    places = [place for name in names if isinstance(place := parse_reference(name), RegistryReference)]
+    return Reuse(sources, places, workshop.access, verify=request.verify_cache)
+
+
+def _locked_layers(lock: Lock | None) -> list[dict[str, JSON]]:
+    value = lock.tool.get("layers") if lock else None
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _locked_source(entry: Mapping[str, JSON]) -> Source:
+    """:raises LockError: when the lock's layers are malformed."""
+    layers = entry.get("layers")
+    try:
+        wheels = KnownWheels.from_json(entry.get("wheels"))
+    except (ValueError, KeyError, TypeError, AttributeError, ImageError) as error:
+        raise LockError("the lock's layers are malformed", hint="Renew the lock with wain lock --layers.") from error
+    return Source(
+        why="the lock names its digest",
+        layers=tuple(KnownLayer.from_json(item) for item in layers) if isinstance(layers, list) else (),
+        wheels=wheels,
+        is_whole=True,
+    )
+
+
+def locked_facts(lock: Lock | None) -> list[Image]:
+    """The base facts that a lock has, in the form in which an earlier image has them: its label."""
+    return [
+        Image(config=Config(platform=Platform(), runtime=Runtime(labels={LABEL: facts})))
+        for entry in _locked_layers(lock)
+        if isinstance(facts := entry.get("facts"), str)
+    ]

@@ -1,0 +1,56 @@
+"""What is asked of a build, and what it works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wain.fetching import Progress
+from wain.pipconf import Setting
+from wain.platforms import Platform
+from wain.store import Store
+from wain.transport import Transport
+
+if TYPE_CHECKING:
+    from wain.distribution import Access
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is wanted of a build; where a field says nothing, `[tool.wain]` does, then the default."""
+
+    path: Path
+    base: str | None = None
+    python: str | None = None
+    platforms: tuple[Platform, ...] = ()
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    locked: bool = False
+    offline: bool = False
+    refresh: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    index_flags: Mapping[str, Setting] = field(default_factory=dict, repr=False)
+    leave_out: tuple[Path, ...] = ()
+    cache_from: tuple[str, ...] = ()
+    """Images whose layers are trusted and taken where they fit."""
+    verify_cache: bool = False
+    compiles: bool | None = None
+    estimates: bool = False
+    """Whether somebody reads what bytecode would add and save."""
+    destinations: tuple[str, ...] = ()
+    """Where the image will go: registries among them are asked for layers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What a build works with."""
+
+    store: Store
+    transport: Transport
+    access: Access
+    progress: Progress | None = None
+    say: Callable[[str], None] = lambda text: None
+    """Tells the user a decision."""
