@@ -440,7 +440,12 @@ def main(words: Sequence[str] | None = None) -> int:
     with start_parity() as parity:
         for batch in batches(chosen):
             began = time.monotonic()
-            compared = parity.compare(batch)
+            try:
+                compared = parity.compare(batch)
+            except AssertionError as error:
+                print(f"{', '.join(item.requirement for item in batch)}: {error}", flush=True)
+                failed += 1
+                continue
             print(f"Python {batch[0].python}: {', '.join(compared.distributions)}")
             for difference in compared.allowed if args.verbose else ():
                 print(f"  allowed: {difference}")
