@@ -208,7 +208,7 @@ def _dependencies(maker: _Maker, wheels: Sequence[WheelInput], budget: int, *, s
     together = maker.together(wheels)
     for cluster in together:
         names = sorted(wheel.name for wheel in wheels if wheel.digest in cluster)
-        log.warning("%s write the same paths; the last of them by name wins, as with pip", " and ".join(names))
+        log.warning("%s write the same paths; the first of them by name has them, as with pip", " and ".join(names))
     groups = maker.known_groups(wheels) or _groups(wheels, together, budget, shares_pure=shares_pure)
     return Dependencies(
         rows=tuple(maker.row(share) for share in groups),
