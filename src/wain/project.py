@@ -108,9 +108,12 @@ def entry_point(project: Project, wanted: Sequence[str] = ()) -> tuple[str, ...]
         return ("python", "-m", packages[0])
     if packages:
         raise _question(project, "several packages with a __main__.py", [f"python -m {name}" for name in packages])
+    words = '"python", "FILE.py"'
+    if (project.path / "manage.py").is_file():
+        words = '"python", "manage.py", "runserver", "--noreload", "0.0.0.0:8000"'
     raise ProjectError(
         f"nothing says how {project.name} starts",
-        hint='Write entrypoint = ["python", "FILE.py"] under [tool.wain] in pyproject.toml, or name a file app.py.',
+        hint=f"Write entrypoint = [{words}] under [tool.wain] in pyproject.toml, or name a file app.py.",
     )
 
 

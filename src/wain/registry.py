@@ -251,7 +251,8 @@ class BlobStream(io.RawIOBase):
         self._descriptor = descriptor
         self._done = 0
         self._failures = 0
-        self._response: Response | None = self._ask()
+        self._response: Response | None = None  # an interrupted request leaves an object that is closed as well
+        self._response = self._ask()
 
     def _ask(self) -> Response:
         headers = {"Range": f"bytes={self._done}-"} if self._done else {}

@@ -293,7 +293,8 @@ class Store:
         for place in reversed(self._places):
             path = place.root / UV / name
             try:
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.parent.mkdir(mode=0o700, exist_ok=True)  # of parents mkdir makes, the umask decides the mode
+                path.mkdir(mode=0o700, exist_ok=True)
                 return path
             except OSError as error:
                 if not self.recover(place, error):

@@ -19,6 +19,7 @@ from tests.unit.layer_maker import make_layer
 from tests.unit.test_bases import glibc, image_of, official
 from tests.unit.wain_project import Wain, index, wain
 from wain.digest import Digest
+from wain.errors import ProjectError
 from wain.image import Image, check_image
 from wain.layout import write as write_layout
 from wain.names import LayoutReference
@@ -311,3 +312,12 @@ def test_the_digest_alone_is_on_standard_output(wain: Wain) -> None:
     assert Digest(wain.build("-q"))
     assert wain.err == ""
     assert json.loads((wain.folder / "out/index.json").read_text())["manifests"]
+
+
+def test_what_does_not_start_is_told_before_anything_is_asked_for(wain: Wain) -> None:
+    (wain.project / "app.py").rename(wain.project / "tool.py")
+    wain.build(code=ProjectError.exit_code)
+    assert "nothing says how thing starts" in wain.err
+    assert not wain.index.requests
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
+    assert wain.err.splitlines()[-1].startswith("2 packages are locked for one environment in ")

@@ -72,6 +72,10 @@ def test_nothing_to_start_says_what_to_write(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="nothing says how") as caught:
         entry_point(load_project(_write(tmp_path, requirements_txt="")))
     assert "entrypoint" in caught.value.hint
+    (tmp_path / "manage.py").write_text("")
+    with pytest.raises(ProjectError, match="nothing says how") as caught:
+        entry_point(load_project(tmp_path))
+    assert '"manage.py", "runserver"' in caught.value.hint
 
 
 def test_the_setting_wins(tmp_path: Path) -> None:

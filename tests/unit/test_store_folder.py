@@ -106,6 +106,20 @@ class TestBadFolders:
             assert not store.temporary
         assert (ordinary / "cache").stat().st_mode & 0o777 == 0o700
 
+    def test_what_is_made_under_a_loose_umask_is_used_again(
+        self, ordinary: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        before = os.umask(0o002)
+        try:
+            for _ in range(2):
+                with Store.open(ordinary / "cache") as store:
+                    assert not store.temporary
+                    store.put(b"x", kind="wheel")
+                    store.uv_folder("cp311")
+        finally:
+            os.umask(before)
+        assert not caplog.records
+
     def test_a_link_inside(self, ordinary: Path, caplog: pytest.LogCaptureFixture) -> None:
         (ordinary / "cache").mkdir(mode=0o700)
         (ordinary / "cache" / "blobs-v1").symlink_to(ordinary)

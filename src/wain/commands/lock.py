@@ -111,4 +111,8 @@ def _report(args: argparse.Namespace, lock: Lock, before: Lock | None, output: P
                 say(f"+ {name} {new[name]}")
             elif old[name] != new[name]:
                 say(f"~ {name} {old[name]} -> {new[name]}")
-    say(f"{len(new)} packages for {len(lock.environments) or 'all'} environment(s) are locked in {output}")
+    packages = "1 package is" if len(new) == 1 else f"{len(new)} packages are"
+    environments = {0: "all environments", 1: "one environment"}.get(
+        len(lock.environments), f"{len(lock.environments)} environments"
+    )
+    say(f"{packages} locked for {environments} in {output}")
