@@ -483,16 +483,28 @@ class _Builder:
         return Pipeline(commands=tuple(self.block(node.named_children)), span=self.span(node))
 
     def and_or(self, node: Node) -> Statement:
-        parts = [child for child in node.children if child.type != "comment"]
-        operator = next((child.type for child in parts if child.type in {"&&", "||"}), "&&")
-        sides = self.block([child for child in parts if child.is_named])
-        if len(sides) == 1:
-            return sides[0]
-        if not sides:
+        """Chains hang under their left side, as deep as they are long: they are taken apart without recursion."""
+        links: list[tuple[str, list[Node], Node]] = []
+        current = node
+        while True:
+            parts = [child for child in current.children if child.type != "comment"]
+            operator = next((child.type for child in parts if child.type in {"&&", "||"}), "&&")
+            named = [child for child in parts if child.is_named]
+            if not named:
+                return Opaque(text=self.slice(node), commands=(), is_error=True, span=self.span(node))
+            links.append((operator, named[1:], current))
+            current = named[0]
+            if current.type != "list":
+                break
+        result = self.statement(current)
+        for operator, rest, whole in reversed(links):
+            for right in self.block(rest):
+                if result is None:
+                    result = right
+                else:
+                    result = AndOr(left=result, operator=operator, right=right, span=self.span(whole))
+        if result is None:
             return Opaque(text=self.slice(node), commands=(), is_error=True, span=self.span(node))
-        result = sides[0]
-        for right in sides[1:]:
-            result = AndOr(left=result, operator=operator, right=right, span=self.span(node))
         return result
 
     def negated(self, node: Node) -> Statement | None:

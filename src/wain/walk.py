@@ -163,16 +163,21 @@ class Walker:
         if isinstance(statement, Command):
             self.command(statement, branch)
         elif isinstance(statement, AndOr):
-            self.statement(statement.left, branch)
-            right = statement.right
-            if statement.operator == "||":
-                if not _always_succeeds(statement.left):
-                    self.statement(right, self.fresh(branch))
-            elif _is_test(statement.left):
-                # `[ -f x ] && rm y`: whether it runs is not known.
-                self.statement(right, self.fresh(branch))
-            else:
-                self.statement(right, branch)
+            links: list[AndOr] = []
+            first: Statement = statement
+            while isinstance(first, AndOr):
+                links.append(first)
+                first = first.left
+            self.statement(first, branch)
+            for link in reversed(links):
+                if link.operator == "||":
+                    if not _always_succeeds(link.left):
+                        self.statement(link.right, self.fresh(branch))
+                elif _is_test(link.left):
+                    # `[ -f x ] && rm y`: whether it runs is not known.
+                    self.statement(link.right, self.fresh(branch))
+                else:
+                    self.statement(link.right, branch)
         elif isinstance(statement, Pipeline):
             earlier = self.piped
             for index, one in enumerate(statement.commands):

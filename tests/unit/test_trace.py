@@ -148,3 +148,8 @@ def test_mounts_are_expanded() -> None:
 def test_nothing_crashes_it(text: str) -> None:
     for run in trace(text).runs():
         assert len(run.calls) < 10_000
+
+
+def test_a_long_chain_is_followed_to_its_end() -> None:
+    found = calls(" && ".join(f"a{number}" for number in range(3_000)))
+    assert [call.program for call in found][-1] == "a2999"
