@@ -470,7 +470,12 @@ def base_tree(layers: Sequence[Layer], store: Store) -> Tree:
 
 
 def _is_kept(path: str, size_bytes: int) -> bool:
-    return size_bytes <= _MAX_TEXT_BYTES and (path in _TEXTS or path.endswith((".dist-info/RECORD", "/pyvenv.cfg")))
+    if size_bytes > _MAX_TEXT_BYTES:
+        return False
+    if path in _TEXTS or path.endswith((".dist-info/RECORD", "/pyvenv.cfg")):
+        return True
+    folder, _, name = path.rpartition("/")
+    return size_bytes < 4096 and folder.endswith("bin") and name.startswith("pip")
 
 
 _KINDS = {"file": "f", "directory": "d", "symlink": "l"}
@@ -544,3 +549,36 @@ def _every(node: Node) -> Iterator[Node]:
 def joined(folder: str, path: str) -> str:
     """A path that is absolute, or starts in a folder; normal, without a leading slash."""
     return posixpath.normpath("/" + (path if path.startswith("/") else f"{folder}/{path}")).lstrip("/")
+
+
+class Unpacked:
+    """Files taken out of an archive, kept in a temporary folder as long as one of them is."""
+
+    def __init__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._count = 0
+
+    def keep(self, reader: TarReader) -> tuple[Content, int]:
+        """The bytes of the member that a reader is at, and how many they are."""
+        data = reader.read(64 << 10)
+        if len(data) < 64 << 10:
+            return Data(data), len(data)
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="wain-files-")
+        path = Path(self._folder.name) / str(self._count)
+        self._count += 1
+        size = 0
+        with path.open("wb") as out:
+            while data:
+                size += out.write(data)
+                data = reader.read(CHUNK_BYTES)
+        return _Kept(self._folder, path), size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    folder: tempfile.TemporaryDirectory[str]
+    path: Path
+
+    def open(self) -> BinaryIO:
+        return self.path.open("rb")

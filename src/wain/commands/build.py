@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wain.commands.console import Console, human_size, table
 from wain.commands.frame import add_project_flags, open_workshop, project_request
+from wain.commands.from_dockerfile import add_dockerfile_flags, run_dockerfile
 from wain.commands.index_options import add_index_arguments
 from wain.errors import UsageError
 
@@ -52,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--metadata-file", metavar="FILE", help="write digests and layers to this file, as JSON")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add_dockerfile_flags(parser)
     add_index_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -62,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
     console: Console = args.console
     labels = dict(_pair(text) for text in args.label)
+    if args.file is not None:
+        return run_dockerfile(args, labels, _given_destinations(args), _say_how_to_run)
     with open_workshop(args, Path(args.path)) as workshop:
         given = _given_destinations(args)
         request = project_request(args, labels=labels, destinations=given)

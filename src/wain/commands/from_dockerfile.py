@@ -1,0 +1,194 @@
+"""`wain build -f Dockerfile`: an image from a Dockerfile, as it is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wain.commands.console import Console, human_size, table
+from wain.commands.frame import open_workshop
+from wain.errors import UsageError
+
+if TYPE_CHECKING:
+    from wain.dockerbuild import DockerfileBuilt, DockerfileRequest
+    from wain.image import Image, Index
+    from wain.pipconf import Setting
+    from wain.pipeline import Workshop
+    from wain.pipsteps import Tools
+    from wain.platforms import Platform
+    from wain.settings import IndexSettings
+    from wain.steps import StepPlan
+
+    Reader = Callable[[str, Platform], Image | Index]
+    SayHow = Callable[[Console, Sequence[str], Sequence[str], Collection[str]], None]
+
+
+def add_dockerfile_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that only a Dockerfile has a use for."""
+    group = parser.add_argument_group("Dockerfiles")
+    group.add_argument("-f", "--file", metavar="FILE", help="build this Dockerfile; PATH is its context")
+    group.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="the value of an ARG")
+    group.add_argument("--target", metavar="STAGE", help="the stage to build (default: the last one)")
+    group.add_argument(
+        "--base-mirror", action="append", default=[], metavar="FROM=TO", help="where a registry's images are read"
+    )
+
+
+def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: Sequence[str], say_how: SayHow) -> int:
+    """Build a Dockerfile, or tell who would take each step of it."""
+    from wain.dockerbuild import build_dockerfile, dry_run
+    from wain.image import Index
+    from wain.pipeline import deliver
+
+    console: Console = args.console
+    requests = _requests(args, labels)
+    if args.dry_run:
+        _print_steps(console, dry_run(requests[0]))
+        return 0
+    with open_workshop(args, Path(args.path)) as workshop:
+        _add_mirrors(args, workshop)
+        tools = _tools(args, workshop)
+        built = [build_dockerfile(request, tools, _reader(workshop)) for request in requests]
+        image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
+        names: list[str] = args.tag or [f"{_name(Path(args.path))}:latest"]
+        destinations = list(given) or [f"archive:{Path(args.path) / 'dist' / _name(Path(args.path))}.tar"]
+        digest = image.digest
+        unchanged = deliver(image, destinations, names, workshop)
+        console.close()
+        for item in built:
+            _summary(console, item)
+        say_how(console, destinations, names, unchanged)
+        if args.metadata_file:
+            _write_metadata(Path(args.metadata_file), built, str(digest), destinations)
+    print(digest)
+    return 0
+
+
+def _name(path: Path) -> str:
+    import re
+
+    return re.sub(r"[^a-z0-9._-]+", "-", path.absolute().name.lower()).strip("-._") or "image"
+
+
+def _requests(args: argparse.Namespace, labels: Mapping[str, str]) -> list[DockerfileRequest]:
+    from wain.dockerbuild import DockerfileRequest, read_dockerfile
+    from wain.dockerfile import decode, parse
+    from wain.platforms import Platform
+
+    if args.file == "-":
+        dockerfile, path = parse(decode(sys.stdin.buffer.read()), name="standard input"), None
+    else:
+        path = Path(args.file)
+        if not path.is_file() and not path.is_absolute() and (Path(args.path) / path).is_file():
+            path = Path(args.path) / path
+        dockerfile = read_dockerfile(path)
+    platforms = tuple(Platform.parse(text) for item in args.platform for text in item.split(",") if text)
+    return [
+        DockerfileRequest(
+            dockerfile=dockerfile,
+            path=path,
+            context=Path(args.path),
+            build_args=dict(_build_arg(text) for text in args.build_arg if "=" in text or text in os.environ),
+            target=args.target,
+            platform=platform,
+            labels=labels,
+        )
+        for platform in platforms or (Platform.host(),)
+    ]
+
+
+def _build_arg(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name:
+        raise UsageError(f"--build-arg {text!r} has no name", hint="Write NAME=VALUE, or NAME to take it from here.")
+    return name, value if equals else os.environ[name]
+
+
+def _add_mirrors(args: argparse.Namespace, workshop: Workshop) -> None:
+    mirrors = dict(workshop.access.mirrors)
+    for text in args.base_mirror:
+        source, equals, target = text.partition("=")
+        if not equals or not source or not target:
+            raise UsageError(f"--base-mirror {text!r} is not FROM=TO", hint="Write docker.io=registry.example/mirror.")
+        mirrors[source] = target
+    workshop.access.mirrors = mirrors
+
+
+def _reader(workshop: Workshop) -> Reader:
+    def read(name: str, platform: Platform) -> Image | Index:
+        from wain.transfer import read_image
+
+        workshop.say(f"base {name}")
+        return read_image(name, platform=platform, access=workshop.access)
+
+    return read
+
+
+def _tools(args: argparse.Namespace, workshop: Workshop) -> Tools:
+    from wain.commands.index_options import index_flags
+    from wain.pipsteps import Tools
+    from wain.settings import index_settings, wain_settings
+
+    own = index_flags(args)
+    wain = wain_settings(Path(args.path))
+
+    def settings(flags: Mapping[str, Setting]) -> IndexSettings:
+        return index_settings(None, flags={**own, **flags}, wain=wain)
+
+    return Tools(
+        store=workshop.store,
+        transport=workshop.transport,
+        settings=settings,
+        progress=workshop.progress,
+        build_env=wain.build_env,
+    )
+
+
+def _print_steps(console: Console, plan: StepPlan) -> None:
+    rows = [("line", "who", "instruction", "why")]
+    for step in plan.steps:
+        text = " ".join(f"{step.instruction.keyword} {step.instruction.arguments}".split())
+        rows.append((str(step.instruction.line), step.taker, text[:50] + ("…" if len(text) > 50 else ""), step.why))
+    console.say(table(rows, right=frozenset({0})))
+    counts = Counter(step.taker for step in plan.steps)
+    console.say(", ".join(f"{counts[taker]} {taker}" for taker in ("native", "engine", "refused", "unused")))
+
+
+def _summary(console: Console, built: DockerfileBuilt) -> None:
+    rows = [("layer", "compressed", "unpacked", "")]
+    for number, layer in enumerate(built.image.layers):
+        unpacked = human_size(layer.unpacked_bytes) if layer.unpacked_bytes is not None else ""
+        is_base = number < built.base_layers
+        what = layer.created_by or f"base layer {number + 1}"
+        rows.append((" ".join(what.split())[:60], human_size(layer.size_bytes), unpacked, "base" if is_base else ""))
+    compressed = sum(layer.size_bytes for layer in built.image.layers)
+    rows.append((f"{len(built.image.layers)} layers", human_size(compressed), "", ""))
+    console.say(table(rows, right=frozenset({1, 2})))
+
+
+def _write_metadata(path: Path, built: Sequence[DockerfileBuilt], digest: str, destinations: Sequence[str]) -> None:
+    import json
+
+    document = {
+        "digest": digest,
+        "destinations": list(destinations),
+        "images": [
+            {
+                "platform": str(item.image.platform),
+                "digest": item.image.digest,
+                "layers": [
+                    {"digest": layer.digest, "diff_id": layer.diff_id, "size": layer.size_bytes}
+                    for layer in item.image.layers
+                ],
+            }
+            for item in built
+        ],
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=2) + "\n")
+    partial.replace(path)
