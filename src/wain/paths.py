@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 from fnmatch import translate
@@ -25,6 +26,7 @@ def inside(path: str, folder: str) -> bool:
     return path == folder or folder == "/" or path.startswith(folder.rstrip("/") + "/")
 
 
+@functools.lru_cache(maxsize=65_536)
 def covers(pattern: str, folder: str) -> bool:
     """Whether removing what `pattern` matches empties `folder`: it is the folder, above it, or everything in it.
 

@@ -102,7 +102,7 @@ class Word:
                 pieces.append(part.text)
             elif isinstance(part, Variable):
                 piece = variable_value(part.text, env)
-                if piece is None:
+                if piece is None or sum(map(len, pieces)) + len(piece) > TEXT_LIMIT:
                     return None
                 pieces.append(piece)
             else:

@@ -18,6 +18,7 @@ SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(
 _SPECIAL = frozenset("@*#?-$!0")
 _NESTING_LIMIT = 50
 _PATTERN_LIMIT = 4_096
+_VALUE_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class _Lexer:
         self.keep_unset = keep_unset
         self.position = 0
         self.depth = 0
+        self.grown = 0
         self.unset: set[str] = set()
         self.unknown = False
 
@@ -172,9 +174,18 @@ class _Lexer:
             if value is None:
                 self.unknown = True
                 return "", True
+            self.grow(len(value))
             return value, True
         self.unset.add(name)
         return "", False
+
+    def grow(self, length: int) -> None:
+        """Count what variables put in: `A=$A$A` line after line doubles."""
+        self.grown += length
+        if self.grown > _VALUE_LIMIT:
+            raise DockerfileError(
+                f"variables make a value of more than {_VALUE_LIMIT} characters", hint="Shorten the values."
+            )
 
     def dollar(self) -> str:
         start = self.position

@@ -13,6 +13,7 @@ from wain.dockerfile import Span
 from wain.installers import is_pip, is_python
 from wain.paths import absolute
 from wain.shell import (
+    TEXT_LIMIT,
     AndOr,
     Assignment,
     Background,
@@ -228,7 +229,7 @@ class Walker:
         value = assignment.value.value(self.env) if assignment.value is not None else None
         if assignment.appends and value is not None:
             before = self.env.get(assignment.name, "")
-            value = before + value if before is not None else None
+            value = before + value if before is not None and len(before) < TEXT_LIMIT else None
         self.env[assignment.name] = value
 
     def command(self, command: Command, branch: tuple[int, ...]) -> None:

@@ -153,3 +153,10 @@ def test_nothing_crashes_it(text: str) -> None:
 def test_a_long_chain_is_followed_to_its_end() -> None:
     found = calls(" && ".join(f"a{number}" for number in range(3_000)))
     assert [call.program for call in found][-1] == "a2999"
+
+
+def test_values_that_double_are_bounded() -> None:
+    followed = trace("FROM a\nENV A=xxxx\n" + "ENV A=$A$A\n" * 60)
+    assert "more than 1000000 characters" in followed.problems[0][1]
+    found = calls("A=xxxx; " + "A=$A$A; " * 60 + "x $A")
+    assert found[-1].argv == ("x", None)
