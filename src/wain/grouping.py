@@ -19,7 +19,7 @@ LARGE_BYTES = 10_000_000
 """The smallest wheel file that has a layer of its own."""
 SLOTS = 12
 """Small wheels fall into this many slots, so into at most as many layers."""
-SLOT_END_BYTES = 6_000_000
+SLOT_END_BYTES = 5_000_000
 """A slot of this weight ends a layer: layers of small wheels come out at 5 MB or more, but for the last."""
 OVERFLOW_SLOTS = 4
 """Layers for large wheels beyond the budget."""
