@@ -153,12 +153,13 @@ class Bundle:
         env: Mapping[str, str] | None = None,
         user: tuple[int, int] | None = None,
         read_only: bool = False,
+        emulator: Path | None = None,
     ) -> Iterator[Running]:
         """Run a container in the host's network until the block ends; `fetch_page` then asks it.
 
         SIGTERM ends it, and after 1 s SIGKILL: as process 1 many programs do not heed the first.
         """
-        with self._container(arguments, env, user, True, read_only, None, None) as command:
+        with self._container(arguments, env, user, True, read_only, None, emulator) as command:
             log = self.folder / f"{uuid.uuid4().hex}.log"
             # runc passes SIGTERM on to the container it runs in the foreground.
             with running(command, log=log, stop_seconds=1) as container:
