@@ -1,0 +1,49 @@
+"""A fresh machine pushes a large image of real wheels to a real registry without having a single one."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.real.machines.index_front import IndexFront
+from tests.real.machines.registry import Registry
+from tests.real.machines.wain import Wain
+
+pytestmark = [pytest.mark.real, pytest.mark.network, pytest.mark.xdist_group("images")]
+
+# Wheels that are large and others that are small, on the Python that the built-in base has.
+REQUIREMENTS = "boto3\nfastapi\nmatplotlib\npandas\npillow\nscikit-learn\nsqlalchemy\nsympy\nuvicorn\n"
+
+
+def test_a_fresh_machine_asks_no_index(wain: Wain, index_front: IndexFront, registry: Registry, tmp_path: Path) -> None:
+    project = tmp_path / "large"
+    project.mkdir()
+    (project / "requirements.txt").write_text(REQUIREMENTS)
+    (project / "app.py").write_text("print('hello')\n")
+    first, fresh = Wain(store=tmp_path / "first", env=wain.env), Wain(store=tmp_path / "fresh", env=wain.env)
+    first("lock", project, "--layers")
+    digest = first("build", project, "-t", f"{registry.host}/large:1", "--push").stdout
+    index_mark, registry_mark = index_front.mark(), registry.mark()
+    assert fresh("build", project, "-t", f"{registry.host}/large:2", "--push").stdout == digest
+    assert index_front.requests(index_mark) == []
+    asked = registry.requests(registry_mark)
+    assert not [request for request in asked if request.method == "GET" and "/blobs/" in request.path]
+    assert not [request for request in asked if request.method == "PATCH" and "/uploads/" in request.path][3:]
+    blobs = fresh.store / "blobs-v1"
+    assert sum(path.stat().st_size for path in blobs.rglob("*") if path.is_file()) < 200_000
+
+
+def test_one_line_of_source_uploads_only_the_project(
+    wain: Wain, index_front: IndexFront, registry: Registry, tmp_path: Path
+) -> None:
+    project = tmp_path / "small"
+    shutil.copytree(Path(__file__).resolve().parents[2] / "examples/hello", project)
+    wain("build", project, "-t", f"{registry.host}/small:1", "--push")
+    before = registry.blobs()
+    (project / "app.py").write_text((project / "app.py").read_text() + f"# {time.time()}\n")
+    wain("build", project, "-t", f"{registry.host}/small:1", "--push")
+    new = {digest: size for digest, size in registry.blobs().items() if digest not in before}
+    assert sum(new.values()) < 60_000
