@@ -116,7 +116,7 @@ def test_an_arg_without_value_is_unknown_only_where_asked() -> None:
 
 
 def test_an_error_names_the_line() -> None:
-    parsed = parse("FROM a\n\nENV X=\"${Y:?set Y}\"\n", name="D")
+    parsed = parse('FROM a\n\nENV X="${Y:?set Y}"\n', name="D")
     with pytest.raises(DockerfileError) as raised:
         Scope(name="D").apply(parsed.instructions[1])
     assert raised.value.message == "D:3: Y: set Y"
