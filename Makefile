@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each sets up all it needs.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test lint bench soak setup clean
+.PHONY: demo test lint bench bench-compare soak setup clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,6 +25,10 @@ lint: setup
 bench: setup
 	@bash .ci/setup tools
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# What got slower since the numbers that are committed, or between two files: ARGS="old.json new.json".
+bench-compare: setup
+	$(BIN)/python -m benchmarks.compare $(ARGS)
 
 soak: setup
 	@bash .ci/setup tools

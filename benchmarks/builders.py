@@ -112,8 +112,6 @@ class Builder:
     """Back to a machine that has the base and nothing else."""
     uses_lock: bool = False
     """Whether it reads pylock.toml; the others read requirements.txt, where all is pinned."""
-    is_fresh_aware: bool = False
-    """Whether a fresh machine can take anything from the image in the registry."""
     command: Callable[[Job], Sequence[str | Path]] | None = None
 
 
@@ -139,7 +137,6 @@ def wain_builder(*words: str, name: str = "wain", has_bytecode: bool = False, us
         publish=publish,
         forget=forget,
         uses_lock=uses_lock,
-        is_fresh_aware=uses_lock,
         command=command,
     )
 
@@ -228,7 +225,7 @@ def _docker(name: str, dockerfile: Callable[[Job], str], *, has_bytecode: bool, 
         for reference in (job.base, job.place.uv_reference):
             job.place.docker.cli("pull", "--quiet", reference)
 
-    return Builder(name=name, has_bytecode=has_bytecode, publish=publish, forget=forget, is_fresh_aware=inline_cache)
+    return Builder(name=name, has_bytecode=has_bytecode, publish=publish, forget=forget)
 
 
 def buildah_pip(name: str, *, flags: str) -> Builder:
@@ -246,10 +243,11 @@ def buildah_pip(name: str, *, flags: str) -> Builder:
     def publish(job: Job) -> None:
         path = _write_dockerfile(job, _pip_file(job, "", flags))
         # What it asks for by default may be more than a machine allows.
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+        hard = {name: resource.getrlimit(number)[1] for name, number in limits.items()}
         call(
             job, "build", "--layers", "--network=host", "--tls-verify=false", "--quiet", "--tag", job.tag,
-            f"--ulimit=nofile={files}:{files}",
+            *(f"--ulimit={name}={most}:{most}" for name, most in hard.items()),
             *_arguments(job), "--file", path, job.project, timeout_seconds=2400,
         )  # fmt: skip
         call(job, "push", "--quiet", "--tls-verify=false", job.tag, f"docker://{job.tag}", timeout_seconds=1200)
@@ -261,7 +259,37 @@ def buildah_pip(name: str, *, flags: str) -> Builder:
     return Builder(name=name, has_bytecode=True, publish=publish, forget=forget)
 
 
+def wain_on_its_own_base(name: str) -> Builder:
+    """wain on the base that it makes of Debian packages, which is at hand as the others' base is."""
+
+    def call(job: Job, *words: str | Path) -> None:
+        from wain.debian import SUITES
+
+        python = next(minor for minor, base in job.place.bases.items() if base == job.base)
+        run(
+            [
+                Path(sys.executable).parent / "wain", "build", *words, "--base", f"debian:{SUITES[python]}", "-q",
+                "--cache-dir", job.place.folder / "store-built-in",
+            ],
+            env=job.place.front.pip_env,
+            timeout_seconds=1200,
+        )  # fmt: skip
+
+    def publish(job: Job) -> None:
+        call(job, job.project, "-t", job.tag, "--push")
+
+    def forget(job: Job) -> None:
+        remove_tree(job.place.folder / "store-built-in")
+        with tempfile.TemporaryDirectory(dir=job.place.folder) as folder:
+            (Path(folder) / "app.py").write_text("")
+            (Path(folder) / "requirements.txt").write_text("")
+            call(job, Path(folder), "-o", f"oci:{folder}/layout")
+
+    return Builder(name=name, has_bytecode=False, publish=publish, forget=forget)
+
+
 WAIN = wain_builder()
+WAIN_BUILT_IN = wain_on_its_own_base("wain, no lock, own base")
 WAIN_COMPILE = wain_builder("--compile", name="wain --compile", has_bytecode=True)
 WAIN_UNLOCKED = wain_builder(name="wain, no lock", uses_lock=False)
 PIP_NO_CACHE = docker_pip("docker + pip --no-cache-dir", flags="--no-cache-dir")
@@ -276,6 +304,6 @@ UV_INLINE = docker_uv("docker + uv, cache mount, inline cache", has_bytecode=Fal
 BUILDAH = buildah_pip("buildah + pip --no-cache-dir", flags="--no-cache-dir")
 
 ALL = (
-    WAIN, WAIN_COMPILE, WAIN_UNLOCKED, PIP_PLAIN, PIP_NO_CACHE, PIP_NO_COMPILE, PIP_MOUNT, UV_PLAIN, UV_COMPILE,
-    UV_INLINE, BUILDAH,
+    WAIN, WAIN_COMPILE, WAIN_UNLOCKED, WAIN_BUILT_IN, PIP_PLAIN, PIP_NO_CACHE, PIP_NO_COMPILE, PIP_MOUNT, UV_PLAIN,
+    UV_COMPILE, UV_INLINE, BUILDAH,
 )  # fmt: skip

@@ -1,0 +1,192 @@
+"""Runs the benchmarks and writes docs/benchmarks.md: `python -m benchmarks [PART...]`, or `make bench ARGS="PART..."`.
+
+Without parts all of them run, in under 15 minutes on a quiet machine with 2 cores; with BENCH=full everything is
+measured with every builder, which takes hours. Each part's numbers are kept in docs/benchmarks.json as soon as they
+are there, so a run that was broken off goes on with the parts that are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import micro, report
+from benchmarks.builders import Place, open_place
+from benchmarks.builds import Builds, full_turns, prepare, short_turns
+from benchmarks.results import Results, load_average, version_of
+from benchmarks.scenarios import DATA, ML, MONSTER, WEB, resolve
+from tests.real.machines.index_front import serve_index_front
+from tests.real.machines.places import remove_tree
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("startup", "store", "unchanged", "install", "audit", "splice", "sizes", "builds", "profile")
+BUILD_SECONDS = 480
+"""What the builds of the short form may take before no further turn is begun."""
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def startup(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    return {"seconds": micro.start_up(20 if full else 10)}
+
+
+def store(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    return {"rates": micro.store_operations(5000 if full else 1000)}
+
+
+def unchanged(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    from tests.real.machines.bases import official_like_base
+
+    base = official_like_base("3.13")
+    with serve_index_front(folder / "front") as front:
+        return micro.unchanged_archive(front, f"oci:{base.layout}:latest", ROOT / "examples/ml", 9 if full else 5)
+
+
+def install(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    from benchmarks import installs
+
+    return {"seconds": installs.run(installs.REQUIREMENTS, 5 if full else 3)}
+
+
+def audit(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    return {
+        "rule": micro.hadolint_table(ROOT / "docs/hadolint.md"),
+        "speed": micro.audits(1000 if full else 250),
+    }
+
+
+def splice(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    with serve_index_front(folder / "front") as front:
+        [torch] = micro.download(["torch==2.13.0+cpu"], front, "3.11", folder / "torch")
+        return micro.splice([torch], rounds=5, gzip_rounds=3 if full else 1)
+
+
+def sizes(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    """Layers of at least 100 wheels. The short form leaves out the large ones that it has never measured."""
+    import hashlib
+
+    wheels: dict[str, Path] = {}
+    with serve_index_front(folder / "front") as front:
+        for scenario in (WEB, DATA, MONSTER, ML) if full else (WEB, DATA, ML):
+            pins = resolve(scenario, front, folder / "resolve", before=False)
+            for path in micro.download(pins, front, scenario.python, folder / scenario.name):
+                wheels.setdefault(path.name, path)
+    # In no order of size or name, so that those that are left out are not of a kind.
+    ordered = sorted(wheels.values(), key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    say(f"sizes: {len(ordered)} wheels")
+    return {"layers": micro.layer_sizes(ordered, seconds=1e9 if full else 60)}
+
+
+def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    """The builders. A builder that fails is told in the document, and all others go on."""
+    load = load_average()
+    with open_place(folder / "place") as place:
+        run = Builds(place, say)
+        began = time.monotonic()
+        for turn in full_turns() if full else short_turns():
+            if not full and run.cells and time.monotonic() - began > BUILD_SECONDS:
+                say(f"no time is left for another turn of {turn.scenario.name}")
+                continue
+            say(f"{turn.scenario.name}: {', '.join(turn.builders)}")
+            turn_began = time.monotonic()
+            run.carry_out(turn)
+            say(f"{turn.scenario.name}: this turn took {time.monotonic() - turn_began:.0f} s")
+        return {
+            "scenarios": run.scenarios,
+            "cells": run.cells,
+            "failures": run.failures,
+            "versions": _versions(place),
+            "load_before": load,
+            "load_after": load_average(),
+        }
+
+
+def _versions(place: Place) -> dict[str, str]:
+    programs = Path(sys.executable).parent
+    return {
+        "wain": version_of([programs / "wain", "--version"]),
+        "docker": place.docker.version(),
+        "buildah": version_of(place.machine.command(["buildah", "--version"])),
+        "uv": version_of([programs / "uv", "--version"]),
+    }
+
+
+def profile(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    """Where the seconds of a cold build go."""
+    found = {}
+    with open_place(folder / "place") as place:
+        for scenario in (DATA, ML) if full else (DATA,):
+            prepared = prepare(scenario, place, say)
+            project = folder / "project"
+            remove_tree(project)
+            shutil.copytree(prepared.folder / "before", project)
+            shutil.copy2(prepared.folder / "before-plain/pylock.toml", project / "pylock.toml")
+            tag = f"{place.registry.host}/bench/profile-{scenario.name}:1"
+            found[scenario.name] = micro.profile(place.front, prepared.base, project, tag)
+    return {"scenarios": found}
+
+
+_RUNS: Mapping[str, Callable[..., Mapping[str, Any]]] = {
+    "startup": startup, "store": store, "unchanged": unchanged, "install": install, "audit": audit,
+    "splice": splice, "sizes": sizes, "builds": builds, "profile": profile,
+}  # fmt: skip
+
+
+def main() -> int:
+    """0, or 1 where a part could not be measured."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; `report` only writes")
+    parser.add_argument("--resume", action="store_true", help="leave out parts that were measured in the last day")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the document goes (default: docs)")
+    args = parser.parse_args()
+    if unknown := set(args.parts) - {*PARTS, "report"}:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    full = os.environ.get("BENCH", "") == "full"
+    form = "full" if full else "short"
+    args.docs.mkdir(parents=True, exist_ok=True)
+    results = Results.open(args.docs / "benchmarks.json")
+    failed = []
+    whole = time.monotonic()
+    for part in args.parts or PARTS:
+        if part == "report" or (args.resume and results.is_recent(part, form)):
+            continue
+        say(f"{part} ({form})")
+        began = time.monotonic()
+        folder = Path(tempfile.mkdtemp(prefix="wain-bench-"))
+        try:
+            found = dict(_RUNS[part](folder, full=full))
+        except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
+            failed.append(part)
+            say(f"{part} FAILED: {type(error).__name__}: {str(error)[-2000:]}")
+        else:
+            failures = found.pop("failures", [])
+            results.put(part, found, form=form, failures=failures)
+            report.write(results.document, args.docs)
+            say(f"{part}: {time.monotonic() - began:.0f} s")
+        finally:
+            remove_tree(folder)
+    if results.document["parts"]:
+        report.write(results.document, args.docs)
+    for what, wanted, measured, holds in report.goals(results.document):
+        print(f"{'ok    ' if holds else 'MISSED'} {what}: {measured} (wanted: {wanted})")
+    say(f"{args.docs / 'benchmarks.md'} is written, after {time.monotonic() - whole:.0f} s")
+    if failed:
+        say(f"not measured: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
