@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from wain.dockerbuild import DockerfileBuilt, DockerfileRequest
     from wain.image import Image, Index
     from wain.pipconf import Setting
-    from wain.pipeline import Workshop
     from wain.pipsteps import Tools
     from wain.platforms import Platform
+    from wain.request import Workshop
     from wain.settings import IndexSettings
     from wain.steps import StepPlan
 
@@ -58,7 +58,7 @@ def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: S
         names: list[str] = args.tag or [f"{_name(Path(args.path))}:latest"]
         destinations = list(given) or [f"archive:{Path(args.path) / 'dist' / _name(Path(args.path))}.tar"]
         digest = image.digest
-        unchanged = deliver(image, destinations, names, workshop)
+        unchanged = deliver(image, destinations, names, workshop).unchanged
         console.close()
         for item in built:
             _summary(console, item)
