@@ -330,7 +330,9 @@ def _choose(
     if wheel is not None:
         return Selected(package=package, kind="wheel", file=wheel)
     if sdist is not None and allow_sdist(package.name):
-        logger.warning("%s has no wheel for %s and is built from its sdist", package, target.platform)
+        logger.warning(
+            "%s has no wheel for %s that may be taken, and is built from its sdist", package, target.platform
+        )
         return Selected(package=package, kind="sdist", file=sdist)
     return None
 
@@ -373,7 +375,7 @@ def parse_pylock(text: str, path: Path) -> Lock:
         raise LockError(
             f"{path} is of a version that wain does not know: {error}", hint="Lock again with wain lock."
         ) from error
-    except (PylockValidationError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (PylockValidationError, ValueError, RecursionError) as error:
         raise LockError(f"{path} is no valid lock file: {error}", hint="Lock again with wain lock.") from error
     tool = document.get("tool", {})
     wain = tool.get("wain", {}) if isinstance(tool, dict) else {}

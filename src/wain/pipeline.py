@@ -15,7 +15,7 @@ from wain.base_choice import BaseChoice, base_lock, bases_for, choose_base, refe
 from wain.bases import base_facts
 from wain.build import Built, build, build_dependencies
 from wain.digest import Digest
-from wain.errors import PythonError
+from wain.errors import LockError, PythonError
 from wain.image import Image, Index
 from wain.known_layers import earlier_images, locked_facts, reuse_for
 from wain.lock import Lock, Selected
@@ -142,14 +142,19 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
     if early is None and found is not None and found.name == "pylock.toml":
         early = Lock.read(found)
     choice = choose_base(project, settings, request, early)
+    if choice.suite is not None and lock is None:
+        workshop.say(told(choice))
     platforms = platforms_for(request, settings, early)
+    if request.locked and early is not None:
+        _check_platforms(early, platforms)
     earlier = earlier_images(request.cache_from or settings.cache_from, workshop)
     reuse = tuple(reuse_for(platform, early, earlier, request, settings, workshop) for platform in platforms)
     images = bases_for(choice, platforms, request, settings, early, workshop, reuse)
     facts = tuple(
         base_facts(image, workshop.store, earlier=[*locked_facts(early), *earlier.values()]) for image in images
     )
-    workshop.say(told(choice, facts[0]))
+    if choice.suite is None and lock is None:
+        workshop.say(told(choice, facts[0]))
     for fact in facts:
         if choice.python.is_firm and fact.python.short != choice.python.minor:
             raise PythonError(
@@ -268,6 +273,23 @@ def _file_state(path: Path) -> dict[str, JSON] | None:
     except OSError:
         return None
     return {"inode": found.st_ino, "size": found.st_size, "mtime": found.st_mtime_ns, "ctime": found.st_ctime_ns}
+
+
+def _check_platforms(lock: Lock, platforms: Sequence[Platform]) -> None:
+    """Before the base of a platform is fetched that the lock says nothing of.
+
+    :raises LockError: when the lock names its platforms, and one is not among them.
+    """
+    locked = lock.tool.get("platforms")
+    if not isinstance(locked, list):
+        return
+    if missing := [str(platform) for platform in platforms if str(platform) not in locked]:
+        wanted = ",".join(dict.fromkeys([*map(str, locked), *missing]))
+        raise LockError(
+            f"{lock.path.name if lock.path else 'the lock'} is for {', '.join(map(str, locked))},"
+            f" not for {', '.join(missing)}",
+            hint=f"Lock for all of them: wain lock --platform {wanted}.",
+        )
 
 
 def platforms_for(request: Request, settings: WainSettings, lock: Lock | None) -> tuple[Platform, ...]:

@@ -393,7 +393,11 @@ class _Resolution:
                 hint="Check the spelling, and whether --index-url or --find-links is right.",
             )
         if "No solution found" not in text and re.search(r"[Ff]ailed to (fetch|download)|error sending", text):
-            return TransferError(reason, hint="Check the index's address and the connection.")
+            return TransferError(reason, hint="Check the address and the connection.")
+        if "Distribution not found at" in text:
+            return ResolutionError(
+                f"{self._given.origin} names a file that is not there: {reason}", hint="Check the path."
+            )
         if _lacks_wheels(text):
             return self._no_wheel(text, reason)
         if _is_build_failure(text):
@@ -527,8 +531,8 @@ def _warn_of_several_indexes(lock: Lock, settings: IndexSettings, indexes: Packa
             shown += f" and {len(several) - _MAX_NAMES} more (-v names them)"
             logger.info("on several indexes: %s", ", ".join(several))
         logger.warning(
-            "%d packages are on several indexes (%s), and the best version of all is taken: %s",
-            len(several),
+            "%s on several indexes (%s), and the best version of all is taken: %s",
+            "1 package is" if len(several) == 1 else f"{len(several)} packages are",
             ", ".join(places),
             shown,
         )

@@ -19,7 +19,7 @@ from tests.unit.layer_maker import make_layer
 from tests.unit.test_bases import glibc, image_of, official
 from tests.unit.wain_project import Wain, index, wain
 from wain.digest import Digest
-from wain.errors import ProjectError
+from wain.errors import LockError, ProjectError
 from wain.image import Image, check_image
 from wain.layout import write as write_layout
 from wain.names import LayoutReference
@@ -321,3 +321,12 @@ def test_what_does_not_start_is_told_before_anything_is_asked_for(wain: Wain) ->
     assert not wain.index.requests
     wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
     assert wain.err.splitlines()[-1].startswith("2 packages are locked for one environment in ")
+
+
+def test_a_lock_for_other_platforms_is_told_before_a_base_is_asked_for(wain: Wain) -> None:
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
+    wain.build("--locked", "--platform", "linux/s390x", code=LockError.exit_code)
+    assert wain.err == (
+        "wain: pylock.toml is for linux/amd64, not for linux/s390x\n"
+        "  Lock for all of them: wain lock --platform linux/amd64,linux/s390x.\n"
+    )

@@ -178,19 +178,25 @@ def test_plain_progress_is_a_line_when_something_is_finished(capsys: pytest.Capt
     assert capsys.readouterr().err == ""
 
 
-def test_small_files_are_counted_where_nobody_asked_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_quickly_done_is_counted_where_nobody_asked_for_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("wain.commands.console.time.monotonic", lambda: now[0])
     console = Console()
-    console.progress("numpy", 2_000_000, 2_000_000)
+    console.progress("numpy", 1_000_000, 2_000_000)
     for name in ("a", "b"):
         console.progress(name, 600, 600)
     console.say("locked")
     console.progress("c", 10, 10)
+    now[0] += 2
+    console.progress("numpy", 2_000_000, 2_000_000)
     console.close()
     assert capsys.readouterr().err.splitlines() == [
-        "numpy (2.0 MB)",
-        "2 small files (1.2 kB)",
+        "2 files (1.2 kB)",
         "locked",
-        "1 small file (10 B)",
+        "numpy (2.0 MB, 1.0 MB/s)",
+        "1 file (10 B)",
     ]
 
 

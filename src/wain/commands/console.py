@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 _REDRAW_SECONDS = 0.1
-_SMALL_BYTES = 1_000_000
+_SLOW_SECONDS = 1.0
 _NAME_LENGTH = 120
 
 
@@ -58,14 +58,14 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset())
 class Console:
     """Messages and progress in the way that `--progress`, `-q` and the terminal ask for.
 
-    `progress` may be called from any thread. In mode `auto` what is small has no line of its own when it is finished:
-    one line counts them. `plain` names each.
+    `progress` may be called from any thread. In mode `auto` what took less than a second has no line of its own: one
+    line counts them. `plain` names each.
     """
 
     def __init__(self, *, mode: str = "auto", quiet: bool = False) -> None:
-        self._counts_small = mode == "auto"
-        self._small_count = 0
-        self._small_bytes = 0
+        self._counts = mode == "auto"
+        self._counted = 0
+        self._counted_bytes = 0
         if mode == "auto":
             mode = "tty" if sys.stderr.isatty() else "plain"
         self.mode = "none" if quiet and mode != "json" else mode
@@ -79,7 +79,7 @@ class Console:
         """A line for the user, kept when progress is redrawn; nothing with `-q`."""
         if not self.quiet:
             with self._lock:
-                self._tell_small()
+                self._tell_counted()
                 self._write(text)
 
     def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
@@ -94,9 +94,9 @@ class Console:
                 self._active.pop(what, None)
                 if self.mode == "json":
                     self._json(what, done_bytes, total_bytes)
-                elif self._counts_small and done_bytes < _SMALL_BYTES:
-                    self._small_count += 1
-                    self._small_bytes += done_bytes
+                elif self._counts and now - started < _SLOW_SECONDS:
+                    self._counted += 1
+                    self._counted_bytes += done_bytes
                 else:
                     rate = f", {human_size(done_bytes / (now - started))}/s" if now - started > 0.5 else ""
                     name = what if len(what) <= _NAME_LENGTH else f"{what[: _NAME_LENGTH - 1]}…"
@@ -120,11 +120,11 @@ class Console:
         if self.mode == "tty":
             self._redraw()
 
-    def _tell_small(self) -> None:
-        if self._small_count:
-            files = "1 small file" if self._small_count == 1 else f"{self._small_count} small files"
-            self._write(f"{files} ({human_size(self._small_bytes)})")
-            self._small_count = self._small_bytes = 0
+    def _tell_counted(self) -> None:
+        if self._counted:
+            files = "1 file" if self._counted == 1 else f"{self._counted} files"
+            self._write(f"{files} ({human_size(self._counted_bytes)})")
+            self._counted = self._counted_bytes = 0
 
     def _erase(self) -> None:
         if self._drawn:
@@ -150,7 +150,7 @@ class Console:
         """Take the progress lines away."""
         with self._lock:
             self._active.clear()
-            self._tell_small()
+            self._tell_counted()
             self._erase()
             sys.stderr.flush()
 
