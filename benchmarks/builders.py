@@ -6,7 +6,7 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,36 +109,59 @@ class Builder:
     publish: Callable[[Job], None]
     """Builds and pushes."""
     forget: Callable[[Job], None]
-    """Back to a machine that has the base and nothing else."""
+    """Back to a machine that has nothing."""
+    ready: Callable[[Job], None] = lambda job: None
+    """Puts the base at hand, which `forget` has taken away."""
     uses_lock: bool = False
     """Whether it reads pylock.toml; the others read requirements.txt, where all is pinned."""
-    command: Callable[[Job], Sequence[str | Path]] | None = None
 
 
-def wain_builder(*words: str, name: str = "wain", has_bytecode: bool = False, uses_lock: bool = True) -> Builder:
-    """wain with a store of its own, straight to the registry."""
-    label = "".join(char if char.isalnum() else "-" for char in name)
+def wain_builder(
+    *words: str, name: str = "wain", has_bytecode: bool = False, uses_lock: bool = True, own_base: bool = False
+) -> Builder:
+    """wain with a store of its own, straight to the registry.
 
-    def command(job: Job) -> Sequence[str | Path]:
-        return [
-            Path(sys.executable).parent / "wain", "build", job.project, "--base", job.base, "-q",
-            "--cache-dir", job.place.folder / f"store-{label}", *words, "-t", job.tag, "--push",
-        ]  # fmt: skip
+    :param own_base: on the base that it makes of Debian packages.
+    """
+
+    def call(job: Job, *rest: str | Path) -> None:
+        base = own_base_name(job) if own_base else job.base
+        run(
+            [
+                Path(sys.executable).parent / "wain", "build", "-q", "--base", base,
+                "--cache-dir", store_folder(job.place, name), *words, *rest,
+            ],
+            env={**job.place.front.pip_env, "PYTHONDONTWRITEBYTECODE": ""},
+            timeout_seconds=1200,
+        )  # fmt: skip
 
     def publish(job: Job) -> None:
-        run(command(job), env=job.place.front.pip_env, timeout_seconds=1200)
+        call(job, job.project, "-t", job.tag, "--push")
 
     def forget(job: Job) -> None:
-        remove_tree(job.place.folder / f"store-{label}")
+        remove_tree(store_folder(job.place, name))
+
+    def ready(job: Job) -> None:
+        with tempfile.TemporaryDirectory(dir=job.place.folder) as folder:
+            (Path(folder) / "app.py").write_text("")
+            (Path(folder) / "requirements.txt").write_text("")
+            call(job, folder, "-o", f"oci:{folder}/layout")
 
     return Builder(
-        name=name,
-        has_bytecode=has_bytecode,
-        publish=publish,
-        forget=forget,
-        uses_lock=uses_lock,
-        command=command,
+        name=name, has_bytecode=has_bytecode, publish=publish, forget=forget, ready=ready, uses_lock=uses_lock
     )
+
+
+def store_folder(place: Place, name: str) -> Path:
+    """The store of one of wain's builders."""
+    return place.folder / f"store-{''.join(char if char.isalnum() else '-' for char in name)}"
+
+
+def own_base_name(job: Job) -> str:
+    """wain's own base with the Python of a job's base."""
+    from wain.debian import SUITES
+
+    return f"debian:{SUITES[next(minor for minor, base in job.place.bases.items() if base == job.base)]}"
 
 
 _PIP = """\
@@ -222,10 +245,12 @@ def _docker(name: str, dockerfile: Callable[[Job], str], *, has_bytecode: bool, 
 
     def forget(job: Job) -> None:
         job.place.docker.prune()
+
+    def ready(job: Job) -> None:
         for reference in (job.base, job.place.uv_reference):
             job.place.docker.cli("pull", "--quiet", reference)
 
-    return Builder(name=name, has_bytecode=has_bytecode, publish=publish, forget=forget)
+    return Builder(name=name, has_bytecode=has_bytecode, publish=publish, forget=forget, ready=ready)
 
 
 def buildah_pip(name: str, *, flags: str) -> Builder:
@@ -254,42 +279,15 @@ def buildah_pip(name: str, *, flags: str) -> Builder:
 
     def forget(job: Job) -> None:
         call(job, "rmi", "--all", "--force")
+
+    def ready(job: Job) -> None:
         call(job, "pull", "--quiet", "--tls-verify=false", job.base)
 
-    return Builder(name=name, has_bytecode=True, publish=publish, forget=forget)
-
-
-def wain_on_its_own_base(name: str) -> Builder:
-    """wain on the base that it makes of Debian packages, which is at hand as the others' base is."""
-
-    def call(job: Job, *words: str | Path) -> None:
-        from wain.debian import SUITES
-
-        python = next(minor for minor, base in job.place.bases.items() if base == job.base)
-        run(
-            [
-                Path(sys.executable).parent / "wain", "build", *words, "--base", f"debian:{SUITES[python]}", "-q",
-                "--cache-dir", job.place.folder / "store-built-in",
-            ],
-            env=job.place.front.pip_env,
-            timeout_seconds=1200,
-        )  # fmt: skip
-
-    def publish(job: Job) -> None:
-        call(job, job.project, "-t", job.tag, "--push")
-
-    def forget(job: Job) -> None:
-        remove_tree(job.place.folder / "store-built-in")
-        with tempfile.TemporaryDirectory(dir=job.place.folder) as folder:
-            (Path(folder) / "app.py").write_text("")
-            (Path(folder) / "requirements.txt").write_text("")
-            call(job, Path(folder), "-o", f"oci:{folder}/layout")
-
-    return Builder(name=name, has_bytecode=False, publish=publish, forget=forget)
+    return Builder(name=name, has_bytecode=True, publish=publish, forget=forget, ready=ready)
 
 
 WAIN = wain_builder()
-WAIN_BUILT_IN = wain_on_its_own_base("wain, no lock, own base")
+WAIN_BUILT_IN = wain_builder(name="wain, no lock, own base", uses_lock=False, own_base=True)
 WAIN_COMPILE = wain_builder("--compile", name="wain --compile", has_bytecode=True)
 WAIN_UNLOCKED = wain_builder(name="wain, no lock", uses_lock=False)
 PIP_NO_CACHE = docker_pip("docker + pip --no-cache-dir", flags="--no-cache-dir")

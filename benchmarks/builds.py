@@ -107,6 +107,9 @@ def measure(
                 prepared.lock(builder, job.project, f"{state}-layers")
             if step in ("cold", "fresh"):
                 builder.forget(job)
+                # A lock with layers says of the base what must be known of it.
+                if step == "cold" or not builder.uses_lock:
+                    builder.ready(job)
             previous, job = job, job.named(f"{repository}:{step}")
             found[step] = _publish(builder, job, previous if step != "cold" else None)
             if step == "cold" and starts:
@@ -213,25 +216,28 @@ class Turn:
     """How often each image is started, for the time to its first answer; the least is kept."""
 
 
-_SOME = ("unchanged", "source", "bump", "fresh")
-
-
 def short_turns() -> list[Turn]:
-    """What the short form does, the most telling first: later ones are left out where time runs out."""
+    """What the short form does, the most telling first: repetitions are left out where time runs out."""
     from benchmarks.scenarios import DATA, ML, WEB
 
     cold: tuple[str, ...] = ("cold",)
-    telling = {every.WAIN: STEPS, every.PIP_NO_CACHE: cold, every.PIP_NO_COMPILE: cold, every.UV_PLAIN: STEPS}
-    data = {**telling, every.WAIN_COMPILE: cold, every.WAIN_UNLOCKED: cold}
-    again = dict.fromkeys(telling, cold)
+    ends = {every.WAIN: STEPS, every.UV_PLAIN: STEPS}
+    pip = {every.PIP_NO_CACHE: cold, every.PIP_NO_COMPILE: cold}
+    web = {
+        **dict.fromkeys(every.ALL, cold),
+        **ends,
+        every.PIP_MOUNT: ("cold", "bump"),
+        every.UV_INLINE: ("cold", "fresh"),
+    }
+    telling = dict.fromkeys((every.WAIN, *pip, every.UV_PLAIN), cold)
+    ml = {every.WAIN: STEPS, every.PIP_NO_CACHE: cold, every.UV_PLAIN: ("cold", "source", "bump")}
     return [
-        _turn(DATA, data, starts=1),
-        _turn(ML, {**telling, every.PIP_NO_COMPILE: cold}, starts=1),
-        _turn(WEB, dict.fromkeys(every.ALL, STEPS), starts=1),
-        _turn(DATA, again),
-        _turn(DATA, {**again, every.WAIN: STEPS, every.UV_PLAIN: STEPS}),
-        _turn(ML, again),
-        _turn(ML, again),
+        _turn(DATA, {**ends, **pip, every.WAIN_COMPILE: cold}, starts=1),
+        _turn(WEB, web, starts=1),
+        _turn(ML, ml),
+        _turn(DATA, {**telling, **ends}),
+        _turn(DATA, telling),
+        _turn(ML, dict.fromkeys(ml, cold)),
     ]
 
 
@@ -297,6 +303,25 @@ class Builds:
                 continue
             for step, record in found.items():
                 cells.setdefault(step, {}).setdefault(name, []).append({**record, "round": number})
+
+    def profile(self, scenario: Scenario) -> dict[str, object] | None:
+        """Where the seconds of one of wain's cold builds go; None where that cannot be had, which is told."""
+        from benchmarks import micro
+
+        prepared = self.prepared(scenario)
+        if prepared is None:
+            return None
+        project = prepared.copy(every.WAIN, "before")
+        tag = f"{self.place.registry.host}/bench/profile-{scenario.name}:1"
+        job = Job(place=self.place, project=project, base=prepared.base, tag=tag)
+        try:
+            every.WAIN.forget(job)
+            every.WAIN.ready(job)
+            store = every.store_folder(self.place, every.WAIN.name)
+            return micro.profile(self.place.front, prepared.base, project, tag, store)
+        except Exception as error:
+            self._failed(f"{scenario.name}, profile: {error}")
+            return None
 
     def _failed(self, text: str) -> None:
         self.failures.append(text[-1500:])

@@ -229,7 +229,7 @@ def download(pins: Sequence[str], front: IndexFront, python: str, folder: Path) 
     return sorted(folder.glob("*.whl"))
 
 
-def profile(front: IndexFront, base: str, project: Path, tag: str) -> dict[str, object]:
+def profile(front: IndexFront, base: str, project: Path, tag: str, store: Path) -> dict[str, object]:
     """Where a cold build's seconds go: cumulative, by what the main thread does or waits for."""
     stages = {
         "imports": ("_find_and_load",),
@@ -256,7 +256,7 @@ def profile(front: IndexFront, base: str, project: Path, tag: str) -> dict[str, 
         "json.dump([taken, found, code], open(sys.argv[1], 'w'))\n"
     )
     with tempfile.TemporaryDirectory(prefix="wain-bench-") as name:
-        store, result = Path(name) / "store", Path(name) / "profile.json"
+        result = Path(name) / "profile.json"
         subprocess.run(
             [
                 sys.executable, "-c", program, result, "build", project, "--base", base, "-q", "--cache-dir", store,

@@ -13,7 +13,7 @@ from benchmarks.results import Document, median, ratios
 Records = Sequence[Mapping[str, float]]
 
 STEPS = {
-    "cold": "cold build: the base is at hand and nothing else",
+    "cold": "cold build: the base is at hand, pulled or read before, and nothing else",
     "unchanged": "nothing changed",
     "source": "one line of source changed",
     "bump": "one distribution bumped",
@@ -42,8 +42,8 @@ _UNFAIR = """\
   caches in registries or volumes of their own, which cost time to fetch and are not measured.
 - To wain: bytecode of dependencies is left out by default and compiled at each start; compare `wain --compile` with
   the builders that have bytecode (marked *), and look at the time to the first answer.
-- To wain: pip and uv in a container install for the Python that runs them. wain finds out about the base first, which
-  is part of a cold build.
+- To docker: "the base is at hand" means that docker has pulled it and wain has built something on it, so that what it
+  must know of the base is remembered. On a fresh machine wain takes that from the lock.
 - To pip: as most people write it, it keeps its cache in the image. That is what the row is there to show.
 - To uv: with `UV_LINK_MODE=copy`, as its guide has it for cache mounts; its Python runs in the same base.
 - The registry, the index and the builders share the machine's cores, which slows everyone about alike."""
@@ -390,10 +390,10 @@ def _audit(parts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _profile(parts: Mapping[str, Any]) -> Iterator[str]:
-    if not (found := parts.get("profile")):
+    if not (found := parts.get("builds", {}).get("profiles")):
         return
     yield "## Where a cold build's time goes"
-    for name, told in found["scenarios"].items():
+    for name, told in found.items():
         whole = told["seconds"]
         rest = whole - sum(told["stages"].values())
         lines = [
