@@ -105,7 +105,7 @@ def read_settings(folder: Path) -> AuditSettings:
             continue
         try:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        except (ValueError, RecursionError, OSError) as error:
             raise UsageError(f"{path}: {error}", hint="Mend the file, or audit from another folder.") from error
         table = document.get("tool", {})
         for key in ("wain", "audit"):

@@ -330,7 +330,7 @@ class BuildEnvironment:
         if exit_code == 0:
             try:
                 value: JSON = json.loads(result.read_bytes())
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise SdistError(
                     f"the back end of {self._what} gave no answer", hint="Name another version."
                 ) from error

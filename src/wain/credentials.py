@@ -221,7 +221,7 @@ def _run_helper(helper: str, server: str, environment: Mapping[str, str]) -> Log
     try:
         answer = json.loads(done.stdout)
         username, secret = answer["Username"], answer["Secret"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         log.warning("%s did not answer as a credential helper does", program)
         return None
     if not isinstance(username, str) or not isinstance(secret, str) or not secret:

@@ -89,7 +89,7 @@ def _load(
     for line in data.splitlines():
         try:
             message = json.loads(line, strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(message, dict) and message.get("error"):
             text = "".join(char if char.isprintable() else " " for char in str(message["error"]))[:300]

@@ -30,6 +30,7 @@ _MAX_CONTROL_BYTES = 32 << 20
 _MAX_CONTROL_FILE_BYTES = 4 << 20
 _MAX_MEMBERS = 500_000
 _MAX_XZ_MEMORY_BYTES = 256 << 20
+_MAX_DEPTH = 100
 _CHUNK_BYTES = 1 << 18
 _DAMAGED = "The package is damaged or hostile and must not be used; take it from another mirror."
 _AR_NUMBER = re.compile(rb"[0-9]{1,10} *")
@@ -147,7 +148,9 @@ class Deb:
                 if member.kind in ("device", "fifo"):
                     raise self._wrong(f"holds a {member.kind}, {member.path}, which no package needs")
                 if member.is_sparse:
-                    raise self._wrong(f"holds a sparse file, {member.path}")
+                    raise self._wrong(f"holds a sparse file, {member.path[:200]}")
+                if max(member.path.count("/"), member.target.count("/")) > _MAX_DEPTH:
+                    raise self._wrong(f"has a path more than {_MAX_DEPTH} folders deep, {member.path[:200]}")
                 place = spool.tell()
                 if member.kind == "file" and member.size_bytes >= LARGE_BYTES:
                     spool.write(bytes(-place % mmap.ALLOCATIONGRANULARITY))

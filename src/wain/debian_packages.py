@@ -43,17 +43,23 @@ def version_key(version: str) -> tuple[object, ...]:
     upstream, dash, revision = rest.rpartition("-")
     if not dash:
         upstream, revision = rest, ""
-    return (int(epoch) if epoch.isdecimal() else 0, _part_key(upstream), _part_key(revision))
+    return (_number(epoch), _part_key(upstream), _part_key(revision))
 
 
 def _part_key(text: str) -> tuple[object, ...]:
     pairs = [
-        ((*(_weight(char) for char in letters), 0), int(digits) if digits else 0)
+        ((*(_weight(char) for char in letters), 0), _number(digits))
         for letters, digits in re.findall(r"([^0-9]*)([0-9]*)", text)
     ]
-    while pairs and pairs[-1] == ((0,), 0):
+    while pairs and pairs[-1] == ((0,), (0, "")):
         pairs.pop()
-    return (*pairs, ((0,), 0))
+    return (*pairs, ((0,), (0, "")))
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """What sorts decimal numbers by value, however long they are."""
+    significant = digits.lstrip("0")
+    return (len(significant), significant)
 
 
 def _weight(char: str) -> int:
@@ -117,19 +123,19 @@ def parse_relations(text: str, *, what: str = "a package") -> tuple[tuple[Relati
 
 def parse_fields(text: str) -> dict[str, str]:
     """The fields of one stanza; continuation lines stay, each after a line feed. Names keep their case."""
-    fields: dict[str, str] = {}
-    name = ""
+    fields: dict[str, list[str]] = {}
+    lines: list[str] = []
     for line in text.split("\n"):
         if not line.strip():
             continue
         if line[0] in " \t":
-            if name:
-                fields[name] += "\n" + line
+            lines.append(line)
             continue
         name, colon, value = line.partition(":")
+        lines = [value.strip()]
         if colon:
-            fields[name] = value.strip()
-    return fields
+            fields[name] = lines
+    return {name: "\n".join(lines) for name, lines in fields.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -201,7 +201,7 @@ class Rootfs:
                 link = _merged(member.target)
                 if link not in files:
                     raise DebianError(
-                        f"Debian's package {name} links /{target_path} to /{link}, which it does not have",
+                        f"Debian's package {name} links /{target_path[:200]} to /{link[:200]}, which it does not have",
                         hint="The package is damaged or hostile and must not be used.",
                     )
                 if self._is_left_out(name, link):
@@ -253,7 +253,7 @@ class Rootfs:
                 self._implied.add(parent)
             elif known.kind != "directory":
                 raise DebianError(
-                    f"Debian's package {control.name} has /{path} below /{parent}, which is no folder",
+                    f"Debian's package {control.name} has /{path[:200]} below /{parent[:200]}, which is no folder",
                     hint="The package does not fit this base; leave it out of `packages`.",
                 )
         if path in self._implied and entry.kind != "directory":

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 DOCKER_HUB_HOST = "registry-1.docker.io"
 _MAX_TOKEN_BYTES = 1 << 20
+_LONGEST_SECONDS = 86_400
 _EARLY_SECONDS = 10
 _ROUNDS = 4
 _PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
@@ -314,7 +315,7 @@ def _parse_token(data: bytes, realm: str) -> _Token:
         answer = json.loads(data)
         value = answer.get("token") or answer.get("access_token")
         seconds = answer.get("expires_in", 60)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         value, seconds = None, 0
         del error
     if not isinstance(value, str) or not value or not value.isprintable():
@@ -323,7 +324,7 @@ def _parse_token(data: bytes, realm: str) -> _Token:
         )
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         seconds = 60
-    return _Token(value, time.monotonic() + max(float(seconds) - _EARLY_SECONDS, 1.0))
+    return _Token(value, time.monotonic() + max(float(min(seconds, _LONGEST_SECONDS)) - _EARLY_SECONDS, 1.0))
 
 
 def _settings_for(registry: str, settings: HttpSettings, insecure: bool) -> HttpSettings:

@@ -24,6 +24,8 @@ _MACHINES = {
 }
 _MAX_RECORDS = 65_536
 _MAX_NAME_BYTES = 4096
+_MAX_TEXT_BYTES = 1 << 20
+"""Of all names together, which may overlap."""
 
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 14, 15, 29
@@ -72,6 +74,7 @@ class _Parser:
         self._order = "<" if head[5] == 1 else ">"
         self._loads: list[tuple[int, int, int]] = []
         self._strings = (0, 0)
+        self._left_bytes = _MAX_TEXT_BYTES
 
     def _unpack(self, layout: str, offset: int) -> tuple[int, ...]:
         if offset < 0:
@@ -139,7 +142,11 @@ class _Parser:
 
     def _text(self, start: int, end: int) -> str:
         piece = self._data[start : min(end, start + _MAX_NAME_BYTES)]
-        return piece.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        text = piece.partition(b"\0")[0]
+        self._left_bytes -= len(text)
+        if self._left_bytes < 0:
+            raise ValueError("too many names")
+        return text.decode("utf-8", "surrogateescape")
 
     def _string(self, index: int) -> str:
         start, end = self._strings
@@ -148,9 +155,9 @@ class _Parser:
         return self._text(start + index, end)
 
     def _requires(self, values: Mapping[int, int]) -> dict[str, tuple[str, ...]]:
-        requires: dict[str, tuple[str, ...]] = {}
+        requires: dict[str, list[str]] = {}
         if _DT_VERNEED not in values:
-            return requires
+            return {}
         at = self._offset(values[_DT_VERNEED])
         budget = _MAX_RECORDS
         for _ in range(min(values.get(_DT_VERNEEDNUM, 0), _MAX_RECORDS)):
@@ -168,11 +175,11 @@ class _Parser:
                     break
                 inner += step
             library = self._string(file_)
-            requires[library] = (*requires.get(library, ()), *names)
+            requires.setdefault(library, []).extend(names)
             if not following:
                 break
             at += following
-        return requires
+        return {library: tuple(names) for library, names in requires.items()}
 
     def _provides(self, values: Mapping[int, int]) -> tuple[str, ...]:
         if _DT_VERDEF not in values:

@@ -248,7 +248,7 @@ def _message(response: http.client.HTTPResponse) -> str:
     data = response.read(4096)
     try:
         text = str(json.loads(data)["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         text = data.decode("utf-8", "replace")
     return "".join(char if char.isprintable() else " " for char in text)[:300].strip()
 

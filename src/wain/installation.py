@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -32,11 +33,13 @@ from wain.digest import Digest
 from wain.errors import InstallError, OutputError, WainError
 from wain.install import InstallPlan, PlannedFile, plan_install, row_digest
 from wain.wheels import Wheel, normalized_name
+from wain.zips import DEFLATED, Member
 
 log = logging.getLogger(__name__)
 
 _STAGE_PREFIX = ".wain-install-"
 _MAX_RECORD_BYTES = 64 << 20
+_WHOLE_BYTES = 1 << 20
 _FILE_COST_BYTES = 1 << 16
 """What making a file costs, in bytes that could be written meanwhile."""
 
@@ -150,6 +153,8 @@ class _Installation:
         self._there = installed_distributions(plan)
         self._undo: list[tuple[Path, Path]] = []
         self._trash = stage / "old"
+        self._outside: dict[Path, bool] = {}
+        self._real_roots = tuple(os.path.realpath(root).rstrip("/") + "/" for root in _roots(plan))
         self._discarded = 0
 
     def run(self) -> Installed:
@@ -214,6 +219,12 @@ class _Installation:
                 if _is_fresh(parent, fresh):
                     continue
                 path = Path("/", file.path)
+                if self._leads_out(path.parent):
+                    raise InstallError(
+                        f"{path.parent}, where {wheel.filename} has {path.name}, is reached by a link that leads to"
+                        f" {os.path.realpath(path.parent)}, outside of what is installed into",
+                        hint="Remove the link, or install into another folder.",
+                    )
                 if path in going or not os.path.lexists(path):
                     continue
                 if owners is None:
@@ -229,6 +240,14 @@ class _Installation:
                         f"{path} is there and belongs to no distribution; {wheel.filename} has a file of that name",
                         hint="Move it away, or install into another folder.",
                     )
+
+    def _leads_out(self, folder: Path) -> bool:
+        """Whether links among a folder's parents lead it out of the folders that are installed into."""
+        found = self._outside.get(folder)
+        if found is None:
+            real = os.path.realpath(folder) + "/"
+            found = self._outside[folder] = not real.startswith(self._real_roots)
+        return found
 
     def _legacy(self, name: str) -> list[str]:
         try:
@@ -248,13 +267,9 @@ class _Installation:
     ) -> dict[tuple[str, str], str]:
         """Unpacks everything beside its place; gives the hashes that are not as the wheels' RECORDs claim."""
         jobs: list[_Job] = []
-        folders = {str(self._stage)}
         for number, wheel in enumerate(wheels):
             checks = wheel.digest not in self._right_records
-            for file in files[wheel.name]:
-                path = self._staged(number, file.path)
-                _make_folders(path.rpartition("/")[0], folders)
-                jobs.append(_Job(path, file, checks))
+            jobs += [_Job(self._staged(number, file.path), file, checks) for file in files[wheel.name]]
         try:
             return _in_parallel(jobs, wheels, self._workers)
         except WainError:
@@ -284,6 +299,9 @@ class _Installation:
 
     def _discard(self, path: Path) -> None:
         if not os.path.lexists(path):
+            return
+        if self._leads_out(path.parent):
+            log.warning("%s is left as it is: it is reached by a link that leads elsewhere", path)
             return
         self._trash.mkdir(exist_ok=True)
         self._discarded += 1
@@ -339,10 +357,16 @@ class _Installation:
 
 
 def _make_folders(folder: str, made: set[str]) -> None:
-    if folder not in made:
+    """Makes a folder with its parents, which other workers make meanwhile too."""
+    try:
+        os.mkdir(folder)  # noqa: PTH102  # three thousand times in a large installation
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
         _make_folders(folder.rpartition("/")[0], made)
-        Path(folder).mkdir(0o777)
-        made.add(folder)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)  # noqa: PTH102
+    made.add(folder)
 
 
 class _Job(NamedTuple):
@@ -429,19 +453,23 @@ def _work(share: Sequence[_Job], writer: int) -> NoReturn:
 def _write_files(jobs: Sequence[_Job]) -> dict[tuple[str, str], str]:
     """Writes them; gives the hashes that are not as the wheel's RECORD claims."""
     wrong: dict[tuple[str, str], str] = {}
+    made: set[str] = set()
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
     for path, file, checks_record in jobs:
+        folder = path.rpartition("/")[0]
+        if folder not in made:
+            _make_folders(folder, made)
         # With the umask, as for any file that the user makes.
         fd = os.open(path, flags, 0o777 if file.mode & 0o100 else 0o666)
         try:
             if file.member is None:
                 _write_all(fd, file.data or b"")
             elif not checks_record:
-                for chunk in file.wheel.chunks(file.member):
+                for chunk in _pieces(file.wheel, file.member):
                     _write_all(fd, chunk)
             else:
                 digest = hashlib.sha256()
-                for chunk in file.wheel.chunks(file.member):
+                for chunk in _pieces(file.wheel, file.member):
                     digest.update(chunk)
                     _write_all(fd, chunk)
                 found = row_digest(digest.digest())
@@ -452,7 +480,25 @@ def _write_files(jobs: Sequence[_Job]) -> dict[tuple[str, str], str]:
     return wrong
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _pieces(wheel: Wheel, member: Member) -> Iterable[bytes | bytearray | memoryview]:
+    """A member's uncompressed bytes; those of a small one in a single step, which is faster.
+
+    :raises WheelError: when the stream is damaged, or size or CRC differ from those promised.
+    """
+    from deflate import DeflateError, deflate_decompress
+    from isal.isal_zlib import crc32
+
+    if member.method != DEFLATED or member.size_bytes > _WHOLE_BYTES:
+        return wheel.chunks(member)
+    try:
+        data = deflate_decompress(wheel.raw(member), member.size_bytes)
+    except DeflateError:
+        return wheel.chunks(member)
+    # What is not as promised is read again by the reader that says what is wrong.
+    return (data,) if len(data) == member.size_bytes and crc32(data) == member.crc else wheel.chunks(member)
+
+
+def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     written = os.write(fd, data)
     if written < len(data):
         view = memoryview(data)[written:]
@@ -516,7 +562,7 @@ def _holds(path: Path, file: PlannedFile) -> bool:
 
 def _bytecode_of(module: Path) -> list[Path]:
     try:
-        return list((module.parent / "__pycache__").glob(f"{module.stem}.*.pyc"))
+        return list((module.parent / "__pycache__").glob(f"{glob.escape(module.stem)}.*.pyc"))
     except OSError:
         return []
 

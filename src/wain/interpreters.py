@@ -130,7 +130,7 @@ def examine_interpreter(path: str, store: Store) -> Interpreter | None:
                 [path, "-I", "-c", _PROBE], capture_output=True, timeout=60, check=True, env=_plain_environment()
             )
             said = json.loads(done.stdout)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, RecursionError, subprocess.SubprocessError) as error:
             logger.debug("%s does not say what it is: %s", path, error)
             said = {}
         if not isinstance(said, dict):

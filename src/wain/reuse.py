@@ -7,7 +7,6 @@ trusted because its reference was named for it. A registry is only asked whether
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
 import re
@@ -131,7 +130,7 @@ class KnownWheels:
         try:
             data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), _MAX_LABEL_BYTES)
             return cls.from_json(json.loads(data))
-        except (binascii.Error, zlib.error, ValueError, KeyError, TypeError, AttributeError, ImageError):
+        except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError, ImageError):
             return None
 
     def clusters(self, digests: Iterable[Digest]) -> tuple[tuple[Digest, ...], ...] | None:

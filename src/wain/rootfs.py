@@ -26,6 +26,9 @@ MAX_LINKS = 40
 """Symbolic links followed in one lookup: as many as Linux follows."""
 MAX_ENTRIES = 4_000_000
 MAX_KEPT_BYTES = 256 << 20
+MAX_TEXT_BYTES = 512 << 20
+"""Of paths, link targets, extended attributes and names in ELF files, and of link targets each time one is followed
+to place a file: it bounds both memory and time."""
 _MAX_HELD_BYTES = 64 << 20
 _LEAST_UNPACKED_BYTES = 16 << 30
 _MAX_RATIO = 64
@@ -247,6 +250,7 @@ class _Builder:
         self._inodes = 0
         self._entries = 0
         self._kept_bytes = 0
+        self._text_bytes = 0
 
     def read_layer(self, layer: Layer) -> None:
         with _opened(layer) as reader:
@@ -348,6 +352,7 @@ class _Builder:
                             raise ImageError(f"a layer's path goes in circles: {path[:200]!r}", hint=_DAMAGED)
                         if child.target.startswith("/"):
                             trail = [self.root]
+                        self._count_text(len(child.target))
                         rest.extend(reversed(_parts(child.target)))
                         continue
                     raise ImageError(f"a layer has a path below a {child.kind}: {path[:200]!r}", hint=_DAMAGED)
@@ -372,10 +377,18 @@ class _Builder:
         if self._entries > MAX_ENTRIES:
             raise ImageError(f"the image has more than {MAX_ENTRIES} entries", hint=_DAMAGED)
 
+    def _count_text(self, size_bytes: int) -> None:
+        self._text_bytes += size_bytes
+        if self._text_bytes > MAX_TEXT_BYTES:
+            raise ImageError(f"the image's paths and attributes have more than {MAX_TEXT_BYTES} bytes", hint=_DAMAGED)
+
     def _nodes(self, reader: TarReader) -> Iterator[tuple[str, Node, str]]:
         layer = self._layer
         for number, member in enumerate(reader):
             self._count()
+            self._count_text(len(member.path) + len(member.target))
+            if member.xattrs:
+                self._count_text(sum(len(key) + len(value) for key, value in member.xattrs.items()))
             if member.kind == "hardlink":
                 yield member.path, _PLACEHOLDER, member.target
                 continue
@@ -408,6 +421,9 @@ class _Builder:
                 node.elf = parse_elf(data)
         elif self._elf and (head := reader.read(4)) == b"\x7fELF":
             node.elf = _read_elf(head, reader, member.size_bytes)
+        if (elf := node.elf) is not None:
+            named = sum(len(name) for names in elf.requires.values() for name in names)
+            self._count_text(named + sum(map(len, (*elf.needed, *elf.provides, *elf.search_path))))
 
 
 def _read_elf(head: bytes, reader: TarReader, size_bytes: int) -> ElfFile | None:

@@ -179,7 +179,7 @@ def read_pyproject(project: Path) -> dict[str, Any]:
         raise ProjectError(f"{path} is larger than 16 MiB", hint="A pyproject.toml is a few kilobytes.")
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ProjectError(f"{path} is no valid TOML: {error}", hint="Mend that line.") from error
 
 
@@ -373,7 +373,7 @@ def _read_uv_toml(path: Path) -> dict[str, Any]:
 
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ProjectError(f"{path} is no valid TOML: {error}", hint="Mend that line.") from error
 
 

@@ -322,6 +322,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         credentials: Credentials | None = None,
         progress: Callable[[int, int | None], None] | None = None,
+        elsewhere: Callable[[OSError], Path | None] | None = None,
     ) -> Download:
         """The bytes at a URL in a file; what an earlier attempt left in `path` is kept, the rest asked for.
 
@@ -332,6 +333,7 @@ class Transport:
         :param size_bytes: of the whole file.
         :param max_bytes: the most that is taken, where the size is not known.
         :param progress: called with the bytes that stand in the file and the size, where that is known.
+        :param elsewhere: moves the file when it cannot be written, and says where it is now; None if nowhere.
         :raises HashMismatch: when digest or size are not those promised.
         :raises TransferError: as `request`.
         :raises OutputError: when the file cannot be written.
@@ -340,24 +342,28 @@ class Transport:
         def ask(more: Mapping[str, str], ok: tuple[int, ...]) -> Response:
             return self.request("GET", url, headers={**(headers or {}), **more}, credentials=credentials, ok=ok)
 
-        try:
-            with path.open("r+b" if path.exists() else "w+b") as file:
-                return Fetch(
-                    ask,
-                    url,
-                    file,
-                    digest=digest,
-                    size_bytes=size_bytes,
-                    max_bytes=max_bytes,
-                    retries=self.settings.retries,
-                    pause=lambda attempt: time.sleep(self._backoff(attempt)),
-                    progress=progress,
-                ).run()
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written: {error.strerror or error}",
-                hint="Make room or name another folder.",
-            ) from error
+        while True:
+            try:
+                with path.open("r+b" if path.exists() else "w+b") as file:
+                    return Fetch(
+                        ask,
+                        url,
+                        file,
+                        digest=digest,
+                        size_bytes=size_bytes,
+                        max_bytes=max_bytes,
+                        retries=self.settings.retries,
+                        pause=lambda attempt: time.sleep(self._backoff(attempt)),
+                        progress=progress,
+                    ).run()
+            except OSError as error:
+                moved = elsewhere(error) if elsewhere else None
+                if moved is None:
+                    raise OutputError(
+                        f"{path} cannot be written: {error.strerror or error}",
+                        hint="Make room or name another folder.",
+                    ) from error
+                path = moved
 
     def _backoff(self, attempt: int) -> float:
         longest = min(self.settings.backoff_seconds * 2.0**attempt, 20.0)
@@ -515,7 +521,7 @@ def _told(data: bytes) -> str:
     try:
         items = json.loads(data)["errors"]
         texts = [str(item.get("message") or item.get("code")) for item in items[:3]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ""
     text = "; ".join(texts)
     printable = "".join(char if char.isprintable() else " " for char in text)[:200]

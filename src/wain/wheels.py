@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from wain.digest import Digest
 from wain.errors import HashMismatch, WheelError
-from wain.zips import Inflation, Member, read_members
+from wain.zips import MAX_PART_BYTES, Inflation, Member, read_members
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 MAX_METADATA_BYTES = 64 << 20
 """The largest file of a .dist-info folder, or script, that is read."""
+_MAX_SCRIPTS = 10_000
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_WHEEL_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,9}")
 _HINT = "The wheel is damaged or hostile: fetch it again, or build it again and tell who publishes it."
 
 
@@ -233,8 +236,8 @@ class Wheel:
             raise self.wrong(f"it has no {self.dist_info}/WHEEL")
         message = HeaderParser().parsestr(data.decode("utf-8", "replace"))
         version = str(message.get("Wheel-Version") or "").strip()
-        if not re.fullmatch(r"\d+(\.\d+)*", version):
-            raise self.wrong(f"its Wheel-Version is {version!r}")
+        if not _WHEEL_VERSION.fullmatch(version):
+            raise self.wrong(f"its Wheel-Version is {version[:100]!r}")
         if int(version.partition(".")[0]) > 1:
             raise WheelError(
                 f"{self.filename} is of wheel version {version}, which is not known",
@@ -246,7 +249,7 @@ class Wheel:
 
     @cached_property
     def record(self) -> Mapping[str, str]:
-        """RECORD's hashes by path, as `sha256=` and unpadded URL-safe base64; hexadecimal ones are read too.
+        """RECORD's hashes of members by path, as `sha256=` and unpadded URL-safe base64; hexadecimal ones are read too.
 
         Of what has none, or one of another kind, it is empty.
 
@@ -258,7 +261,7 @@ class Wheel:
         rows: dict[str, str] = {}
         try:
             for fields in csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline="")):
-                if not fields:
+                if not fields or fields[0] not in self.by_path:
                     continue
                 found = fields[1] if len(fields) > 1 else ""
                 rows[fields[0]] = found if len(found) == 50 and found[:7] == "sha256=" else _record_digest(found)
@@ -286,6 +289,8 @@ class Wheel:
             elif section in ("console_scripts", "gui_scripts"):
                 point = self._entry_point(line, is_gui=section == "gui_scripts")
                 found[point.name] = point
+                if len(found) > _MAX_SCRIPTS:
+                    raise self.wrong(f"it has more than {_MAX_SCRIPTS} entry points")
         return tuple(found.values())
 
     def wrong(self, detail: str) -> WheelError:
@@ -299,6 +304,8 @@ class Wheel:
             raise self.wrong(f"its entry point {line[:100]!r} is not of the form name = module:function")
         if not name or name in (".", "..") or "/" in name or not name.isprintable():
             raise self.wrong(f"its entry point {name[:100]!r} cannot be a script's name")
+        if len(name.encode()) > MAX_PART_BYTES:
+            raise self.wrong(f"its entry point {name[:100]!r}... has a name longer than any file system allows")
         return EntryPoint(name=name, module=match[1], attribute=match[2], is_gui=is_gui)
 
     def _find_dist_info(self, name: str, version: str) -> str:
@@ -314,16 +321,18 @@ class Wheel:
     def _check_metadata(self) -> None:
         metadata = self.metadata
         if normalized_name(metadata.name) != self.name:
-            raise self.wrong(f"its metadata is of {metadata.name!r}")
+            raise self.wrong(f"its metadata is of {metadata.name[:100]!r}")
+        if not _NAME.fullmatch(metadata.name):
+            raise self.wrong(f"{metadata.name[:100]!r} is no name of a distribution")
         if metadata.version != self.version:
-            from packaging.version import InvalidVersion, Version
+            from packaging.version import Version
 
             try:
-                same = Version(metadata.version) == Version(self.version.replace("_", "-"))
-            except InvalidVersion:
+                same = Version(metadata.version[:1000]) == Version(self.version.replace("_", "-"))
+            except ValueError:
                 same = metadata.version.replace("-", "_") == self.version.replace("-", "_")
             if not same:
-                raise self.wrong(f"its metadata is of version {metadata.version!r}")
+                raise self.wrong(f"its metadata is of version {metadata.version[:100]!r}")
 
 
 def _close(data: mmap.mmap) -> None:

@@ -21,6 +21,8 @@ DEFLATED = 8
 MAX_PATH_BYTES = 4096
 """Linux's PATH_MAX: no file with a longer path can be made."""
 MAX_PART_BYTES = 255
+MAX_DEPTH = 100
+"""Folders around a member: with more, a small archive would name gigabytes of folders."""
 MAX_DIRECTORY_BYTES = 512 << 20
 """Of the central directory: some five million members."""
 MAX_UNPACKED_BYTES = 1 << 37
@@ -219,6 +221,8 @@ class _Directory:
             encoded = path.encode("utf-8", "surrogatepass")
             if len(encoded) > MAX_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MAX_PART_BYTES:
                 raise self.wrong(f"the path {path[:100]!r}... is longer than any file system allows")
+            if path.count("/") > MAX_DEPTH:
+                raise self.wrong(f"the path {path[:100]!r}... is more than {MAX_DEPTH} folders deep")
 
     def _check_spans(self, spans: list[tuple[int, int]], limit: int) -> None:
         spans.sort()

@@ -17,8 +17,8 @@ from wain.errors import DebianError
 _CONTROL = b"Package: a\nVersion: 1.0-1\nArchitecture: amd64\nDescription: a\n"
 _PATHS = (
     "../x", "/../x", "./../../x", "/etc/passwd", "a/../../x", "", ".", "./", "usr/bin/../../../x", "usr/lib/libx.so.1",
-    "bin/x", "lib/x", "lib64", "usr", "etc", "var/run/x", "x\ny", "x" * 300, "d/" * 2000 + "x", "a\\b", "usr/bin/python3",
-    "etc/passwd", "var/lib/dpkg/status", ".wh.usr", "usr/.wh..wh..opq", "\u202e",
+    "bin/x", "lib/x", "lib64", "usr", "etc", "var/run/x", "x\ny", "x" * 300, "d/" * 2000 + "x", "a\\b",
+    "usr/bin/python3", "etc/passwd", "var/lib/dpkg/status", ".wh.usr", "usr/.wh..wh..opq", "\u202e",
 )  # fmt: skip
 _SCRIPTS = (
     "#!/bin/sh\n", "#!/bin/sh\nset -e\nldconfig\n", "#!/bin/sh\nrm -rf /\n", "#!/usr/bin/perl\n", "if [", "\0",

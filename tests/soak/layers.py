@@ -24,7 +24,8 @@ from wain.tars import decompressed
 
 _PATHS = (
     "../x", "/etc/x", "a/../../x", "", ".", "usr/bin/x", "usr", "usr/lib", "a", "a/b", "a/b/c", ".wh.usr", ".wh.",
-    ".wh...", "usr/.wh..wh..opq", ".wh..wh..opq", ".wh.usr/x", "d/" * 2000 + "x", "x" * 300, "l", "l/x", "l/l/l", "\udc80",
+    ".wh...", "usr/.wh..wh..opq", ".wh..wh..opq", ".wh.usr/x", "d/" * 2000 + "x", "x" * 300, "l", "l/x", "l/l/l",
+    "\udc80",
 )  # fmt: skip
 
 
@@ -73,7 +74,9 @@ def lying(chance: random.Random) -> bytes:
             if chance.random() < 0.1:
                 info.type = chance.choice((b"S", b"V", b"x", b"g", b"7", b"\0", b"Z"))
             if chance.random() < 0.2 and kind == tarfile.PAX_FORMAT:
-                key = chance.choice(("path", "size", "linkpath", "mtime", "GNU.sparse.realsize", "SCHILY.xattr.x", "uid"))
+                key = chance.choice(
+                    ("path", "size", "linkpath", "mtime", "GNU.sparse.realsize", "SCHILY.xattr.x", "uid")
+                )
                 value = chance.choice(("", "../x", "-1", "9" * 30, "1e9", "nan", "x" * 5000))
                 info.pax_headers = {key: value}
             archive.addfile(info, io.BytesIO(data))

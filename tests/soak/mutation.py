@@ -112,7 +112,7 @@ class Watch:
             shutil.rmtree(folder)
             assert _seen(self._top) == self._before, "something was written outside of its folder"
         except BaseException:
-            kept = Path(tempfile.gettempdir()) / "wain-soak-input"
+            kept = Path(tempfile.gettempdir()) / f"wain-soak-input-{os.getpid()}"
             kept.write_bytes(data)
             print(f"{how}: the input is kept in {kept}", flush=True)
             raise

@@ -132,3 +132,9 @@ def test_parts_that_later_versions_may_add_are_passed_over(tmp_path: Path) -> No
 def test_junk_is_no_package(tmp_path: Path) -> None:
     with pytest.raises(DebianError, match="is no Debian package"):
         Deb(write(tmp_path, b"PK\x03\x04"))
+
+
+def test_paths_of_hundreds_of_folders_are_refused(tmp_path: Path) -> None:
+    for member in (("./" + "d/" * 200 + "x", b""), link("./x", "d/" * 200)):
+        with pytest.raises(DebianError, match="folders deep"):
+            read(write(tmp_path, make_deb("a", files=[member]).data))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -164,3 +165,21 @@ def test_a_malformed_entry_is_refused(change: tuple[str, str]) -> None:
     text = make_deb("aa").stanza().replace(*change)
     with pytest.raises(DebianError, match="entry of aa"):
         PackageIndex([("main", text.encode())]).newest("aa")
+
+
+def test_numbers_of_any_length_are_compared() -> None:
+    assert version_key("1." + "9" * 5000) < version_key("1.1" + "0" * 5000)
+    assert version_key("1.007") == version_key("1.7")
+    assert Relation("a", ">=", "1").fits("9" * 6000 + ":1")
+
+
+def test_a_stanza_of_many_lines_is_read_in_time_that_grows_with_it() -> None:
+    began = time.process_time()
+    fields = parse_fields("Description: a\n" + " b\n" * 400_000)
+    assert len(fields["Description"]) == 1 + 400_000 * 3
+    assert time.process_time() - began < 5
+
+
+def test_lines_that_go_on_after_what_is_no_field_are_left_out() -> None:
+    assert parse_fields("Package: a\nno field\n more\nVersion: 1\n") == {"Package": "a", "Version": "1"}
+    assert parse_fields(" more\nA: 1\n") == {"A": "1"}

@@ -87,3 +87,9 @@ def test_version_records_that_go_round_in_circles_are_bounded() -> None:
     at = data.index(b"\x01\x00\x03\x00")
     data[at + 2 : at + 4] = b"\xff\xff"
     parse_elf(bytes(data))
+
+
+def test_names_that_overlap_cost_no_more_memory_than_a_megabyte() -> None:
+    library = make_elf(needed=["lib" + "x" * 3000 + ".so"] * 400)
+    assert parse_elf(library) is None
+    assert parse_elf(make_elf(needed=["lib" + "x" * 3000 + ".so"] * 200)) is not None

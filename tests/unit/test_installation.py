@@ -264,3 +264,57 @@ def test_children_leave_nothing_behind(venv: Path) -> None:
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
     assert installation.installed_distributions(plan_of(venv))["app"].version == "1.0"
+
+
+@pytest.mark.parametrize("where", ["pkg", "pkg/sub", "../../../share"])
+def test_no_link_leads_files_out(venv: Path, where: str) -> None:
+    outside = venv.parent / "outside"
+    outside.mkdir()
+    (outside / "kept.py").write_text("mine")
+    link = site(venv) / where
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside)
+    files = {"pkg/sub/a.py": "x", "pkg/kept.py": "x", "app-1.0.data/data/share/kept.py": "x"}
+    with pytest.raises(InstallError, match="a link that leads to"):
+        install(venv, "app", files)
+    assert tree(outside) == {"kept.py": b"mine"}
+    assert [path.name for path in site(venv).iterdir()] == ([] if where.startswith("..") else ["pkg"])
+
+
+def test_links_within_are_followed(venv: Path) -> None:
+    real = venv.parent / "real-site"
+    real.mkdir()
+    site(venv).parent.mkdir(parents=True)
+    site(venv).symlink_to(real)
+    (venv / "lib64").symlink_to("lib")
+    (real / "other").mkdir()
+    (real / "pkg").symlink_to("other")
+    install(venv, "app", {"pkg/a.py": "x", "app-1.0.data/data/lib64/native.so": "y"})
+    assert (real / "other" / "a.py").read_text() == "x"
+    assert (venv / "lib" / "native.so").read_text() == "y"
+
+
+def test_what_is_replaced_takes_nothing_from_outside(venv: Path) -> None:
+    install(venv, "app", {"pkg/a.py": "x", "mod.py": "x"})
+    outside = venv.parent / "outside"
+    (outside / "deep").mkdir(parents=True)
+    for name in ("a.py", "mod.cpython-311.pyc"):
+        (outside / name).write_text("mine")
+    (site(venv) / "pkg" / "a.py").unlink()
+    (site(venv) / "pkg").rmdir()
+    (site(venv) / "pkg").symlink_to(outside)
+    (site(venv) / "__pycache__").symlink_to(outside)
+    install(venv, "app", {"mod.py": "y"}, version="2.0")
+    assert tree(outside) == {"a.py": b"mine", "mod.cpython-311.pyc": b"mine"}
+    assert (site(venv) / "mod.py").read_text() == "y"
+
+
+def test_names_that_are_patterns_stand_for_themselves(venv: Path) -> None:
+    install(venv, "other", {"other.py": "x"})
+    cache = site(venv) / "__pycache__"
+    cache.mkdir()
+    (cache / "other.cpython-311.pyc").write_bytes(b"code")
+    for version in ("1.0", "2.0"):
+        install(venv, "app", {"*.py": version, "**.py": version, "[.py": version}, version=version)
+    assert (site(venv) / "**.py").read_text() == "2.0"
+    assert (cache / "other.cpython-311.pyc").exists()

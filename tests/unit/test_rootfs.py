@@ -10,6 +10,7 @@ import zstandard
 
 from tests.unit.elf_maker import make_elf
 from tests.unit.layer_maker import directory, file, hardlink, make_layer, symlink
+from wain import rootfs
 from wain.digest import Digest
 from wain.errors import HashMismatch, ImageError
 from wain.layers import Layer
@@ -238,3 +239,18 @@ def test_large_elf_files_are_not_held_in_memory(monkeypatch: pytest.MonkeyPatch)
     assert library.elf.soname == "lib.so.1"
     assert last is not None
     assert last.data == b"last"
+
+
+def test_paths_links_and_attributes_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rootfs, "MAX_TEXT_BYTES", 20_000)
+    honest = [file(f"usr/lib/{number}", b"") for number in range(100)]
+    rootfs_of(honest)
+    chain = [symlink("l0", "d/../" * 100), *(symlink(f"l{number + 1}", f"l{number}/.") for number in range(9))]
+    for members in (
+        [file(f"{number}" * 150, b"") for number in range(300)],
+        [file(f"x{number}", b"", pax_headers={"SCHILY.xattr.user.a": "v" * 900}) for number in range(30)],
+        [directory("d"), *chain, *(file(f"l9/{number}", b"") for number in range(60))],
+        [file("lib.so", make_elf(needed=["n" * 3000] * 10))],
+    ):
+        with pytest.raises(ImageError, match="paths and attributes"):
+            Rootfs.of([make_layer(members)], elf=True)

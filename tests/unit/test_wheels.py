@@ -175,3 +175,42 @@ def test_a_closed_wheel_lets_its_file_go(tmp_path: Path) -> None:
     assert len(view) > 0
     with pytest.raises(ValueError, match="released"):
         wheel.raw(wheel.by_path["big"])
+
+
+@pytest.mark.parametrize("name", ["..", "_", "-pkg", "pkg\u212a", "pkg/..", "p kg"])
+def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    info = [item for item in wheel_items() if not item.name.endswith("METADATA")]
+    metadata = Item(name="pkg-1.0.dist-info/METADATA", data=f"Name: {name}\nVersion: 1.0\n".encode())
+    with pytest.raises(WheelError, match=r"name of a distribution|metadata is of"):
+        save(tmp_path, make_zip([*info, metadata]))
+    if name in ("..", "_"):
+        items = [Item(name=item.name.replace("pkg-", "_-"), data=item.data) for item in [*info, metadata]]
+        with pytest.raises(WheelError, match="name of a distribution"):
+            save(tmp_path, make_zip(items), name="_")
+
+
+def test_numbers_of_thousands_of_digits_are_no_versions(tmp_path: Path) -> None:
+    nines = "9" * 5000
+    items = [item for item in wheel_items() if not item.name.endswith(("METADATA", "WHEEL"))]
+    metadata = Item(name="pkg-1.0.dist-info/METADATA", data=f"Name: pkg\nVersion: {nines}\n".encode())
+    with pytest.raises(WheelError, match="metadata is of version"):
+        save(tmp_path, make_zip([*items, metadata]))
+    metadata = Item(name="pkg-1.0.dist-info/METADATA", data=b"Name: pkg\nVersion: 1.0\n")
+    wheel_file = Item(name="pkg-1.0.dist-info/WHEEL", data=f"Wheel-Version: {nines}\n".encode())
+    with save(tmp_path, make_zip([*items, metadata, wheel_file])) as wheel, pytest.raises(WheelError) as caught:
+        assert wheel.is_purelib
+    assert len(str(caught.value)) < 400
+
+
+def test_scripts_are_bounded_in_name_and_number(tmp_path: Path) -> None:
+    many = "".join(f"s{number} = a:b\n" for number in range(10_001))
+    for text, why in ((f"{'n' * 256} = a:b\n", "longer than any file system"), (many, "more than 10000")):
+        made = make_wheel(tmp_path, entry_points=f"[console_scripts]\n{text}")
+        with made as wheel, pytest.raises(WheelError, match=why):
+            assert wheel.entry_points
+
+
+def test_a_record_of_what_is_not_there_costs_no_memory(tmp_path: Path) -> None:
+    record = "".join(f"no{number},sha256={'A' * 43},1\n" for number in range(1000))
+    with make_wheel(tmp_path, {"a.py": b""}, record=record + row("a.py", b"")) as wheel:
+        assert list(wheel.record) == ["a.py"]

@@ -163,3 +163,8 @@ def test_a_reading_knows_whether_its_stream_may_be_copied() -> None:
     for size in (1 << 18, (1 << 18) - 1, (1 << 18) + 1, 1 << 19):
         data = noise(size)
         assert exact(zlib.compress(data, 9, wbits=-15))
+
+
+def test_deep_paths_that_name_gigabytes_of_folders_are_refused() -> None:
+    refused(make_zip([Item(name=f"{number}/" + "a/" * 1500 + "f") for number in range(3)]), "folders deep")
+    assert len(members(make_zip([Item(name="a/" * 100 + "f")]))) == 1
