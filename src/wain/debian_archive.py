@@ -23,6 +23,7 @@ from wain.debian_packages import PackageIndex, parse_fields
 from wain.digest import Digest
 from wain.errors import DebianError, HashMismatch, NotFound, SignatureError, StoreError, TransferError
 from wain.store import Store, recipe_key
+from wain.store_writer import BlobWriter
 from wain.transport import Transport, redact_url
 
 log = logging.getLogger(__name__)
@@ -417,7 +418,7 @@ class Archive:
         with self._store.partial(digest, kind=kind, note=note) as writer:
             if not writer.present:
                 told = partial(progress, note) if progress else None
-                self._download(writer.path, digest, size_bytes, urls, told)
+                self._download(writer, digest, size_bytes, urls, told)
                 writer.commit(known=digest)
         path = self._store.path(digest)
         if path is None:
@@ -426,7 +427,7 @@ class Archive:
 
     def _download(
         self,
-        path: Path,
+        writer: BlobWriter,
         digest: Digest,
         size_bytes: int,
         urls: Sequence[str],
@@ -435,7 +436,14 @@ class Archive:
         failure: TransferError | HashMismatch | None = None
         for url in urls:
             try:
-                self._transport.download(url, path, digest=digest, size_bytes=size_bytes, progress=progress)
+                self._transport.download(
+                    url,
+                    writer.path,
+                    digest=digest,
+                    size_bytes=size_bytes,
+                    progress=progress,
+                    elsewhere=writer.move,
+                )
                 return
             except NotFound as error:
                 failure = failure or error

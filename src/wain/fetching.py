@@ -209,6 +209,7 @@ class _Fetcher:
                     max_bytes=_MAX_FILE_BYTES,
                     credentials=given,
                     progress=told,
+                    elsewhere=writer.move,
                 )
                 held = self._check_other_hashes(file, writer.path)
                 found = writer.commit(known=download.digest)
@@ -226,6 +227,7 @@ class _Fetcher:
                     max_bytes=_MAX_FILE_BYTES,
                     credentials=given,
                     progress=told,
+                    elsewhere=writer.move,
                 )
             except HashMismatch as error:
                 writer.restart()

@@ -83,6 +83,14 @@ class BlobWriter:
         self._hashed += memoryview(data).nbytes
         return written
 
+    def move(self, error: OSError) -> Path | None:
+        """Goes on elsewhere, with the same bytes, after somebody could not write at `path`.
+
+        :returns: the new path; None where there is no other place.
+        :raises StoreError: when the other place cannot hold them either.
+        """
+        return self._raw.move(error)
+
     def restart(self) -> None:
         """Forgets all that was written."""
         self._file.seek(0)
@@ -202,6 +210,13 @@ class _NewFile(io.RawIOBase):
                 if not self._store.recover(self._place, error):
                     raise impossible("a file of the store", error) from error
                 self._move()
+
+    def move(self, error: OSError) -> Path | None:
+        """The new path after an error of somebody who writes at `path`; None where there is no other place."""
+        if not is_full(error) or not self._store.recover(self._place, error):
+            return None
+        self._move()
+        return self.path
 
     def _move(self) -> None:
         """Goes on in the store's present place, with the same bytes and position."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.server
 import io
@@ -23,6 +24,7 @@ import pytest
 
 from wain.digest import Digest
 from wain.errors import AuthError, HashMismatch, NotFound, Offline, OutputError, TransferError, UsageError
+from wain.store import Store
 from wain.transport import (
     Body,
     Credentials,
@@ -451,6 +453,30 @@ def test_a_trickle_is_given_up(tmp_path: Path) -> None:
         with pytest.raises(TransferError, match=r"sent .* bytes in"):
             Transport(settings).download(server.base, tmp_path / "f", digest=DIGEST)
         assert time.monotonic() - started < 3
+
+
+def test_a_download_goes_on_elsewhere_where_its_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with Store.open(tmp_path / "full") as store, serving(lambda handler: handler.ranged()) as server:
+        full = store.root
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+        with store.partial(DIGEST, kind="wheel") as writer:
+            writer.path.write_bytes(DATA[:1000])
+            asked: list[OSError] = []
+
+            def elsewhere(error: OSError) -> Path | None:
+                asked.append(error)
+                return writer.move(OSError(errno.ENOSPC, "No space left on device"))
+
+            # What cannot be opened stands for what cannot be written.
+            found = Transport(FAST).download(server.base, tmp_path / "no" / "f", digest=DIGEST, elsewhere=elsewhere)
+            assert len(asked) == 1
+            assert not writer.path.is_relative_to(full)
+            assert writer.move(OSError(errno.ENOENT, "No such file or directory")) is None
+            writer.commit(known=found.digest)
+        assert found.resumed_from_bytes == 1000
+        with store.reader(DIGEST) as stream:
+            assert stream.read() == DATA
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
