@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 _STAGE_PREFIX = ".wain-install-"
 _MAX_RECORD_BYTES = 64 << 20
-_WHOLE_BYTES = 1 << 20
+_WHOLE_BYTES = 1 << 23
+"""What a worker holds of a member at once."""
 _FILE_COST_BYTES = 1 << 16
 """What making a file costs, in bytes that could be written meanwhile."""
 
