@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -143,6 +144,8 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.parts) - {*PARTS, "report"}:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    # So that what was started ends, and folders are removed, also where somebody ends this.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     full = os.environ.get("BENCH", "") == "full"
     form = "full" if full else "short"
     args.docs.mkdir(parents=True, exist_ok=True)

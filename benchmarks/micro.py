@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.splice import make_layer, measure_memory, measure_speed, unpack
 from tests.real.machines.index_front import IndexFront
-from tests.real.machines.places import cache_dir, environment
+from tests.real.machines.places import cache_dir, environment, remove_tree
 from wain.digest import Digest
 from wain.store import Store, recipe_key
 
@@ -181,27 +181,26 @@ def layer_sizes(wheels: Sequence[Path], *, seconds: float) -> list[dict[str, obj
 
     memory = cache_dir() / "gzip-sizes.json"
     known: dict[str, int] = json.loads(memory.read_text()) if memory.exists() else {}
-    found: list[dict[str, object]] = []
+    found = []
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="wain-bench-") as name:
         folder = Path(name)
-        with Store.open(folder / "store") as store:
-            for path in wheels:
-                digest = Digest.of_file(path)
-                remembered = f"wheel {digest}" in known
-                if not remembered and time.monotonic() - began > seconds:
-                    continue
+        for path in wheels:
+            digest = Digest.of_file(path)
+            key = f"wheel {digest}"
+            if key not in known and time.monotonic() - began > seconds:
+                continue
+            with Store.open(folder / "store") as store:
                 blob = make_layer(path, digest, store)
-                key = f"wheel {digest}"
-                if not remembered:
+                if key not in known:
                     tar = folder / "tar"
                     unpack(blob, tar)
                     known[key] = gzip_bytes(tar)
                     tar.unlink()
-                found.append(
-                    {"wheel": path.name, "layer_bytes": blob.stat().st_size, "gzip_bytes": known[key]},
-                )
-                store.drop(Digest.of_file(blob))
+                row = {"wheel": path.name, "layer_bytes": blob.stat().st_size, "gzip_bytes": known[key]}
+            found.append(row)
+            # Layers of gigabytes are not kept until the end.
+            remove_tree(folder / "store")
     partial = memory.with_suffix(".partial")
     partial.write_text(json.dumps(known))
     partial.replace(memory)
