@@ -1,4 +1,4 @@
-"""What every test has: bounded property tests whose examples do not depend on the clock."""
+"""What every test has: bounded property tests with the same examples each time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import signal
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "wain", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    "wain",
+    deadline=None,
+    # The same examples each time; `make soak` looks for new ones.
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("wain")
 
