@@ -62,7 +62,11 @@ class Platform:
         parts = text.strip().lower().split("/")
         if len(parts) == 1:
             parts = ["linux", *parts]
-        if len(parts) > 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
+        if (
+            len(parts) > 3
+            or parts[1] in ("linux", "windows", "darwin")
+            or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts)
+        ):
             raise UsageError(f"{text!r} is not a platform", hint="Write linux/amd64 or linux/arm64.")
         architecture = _ALIASES.get(parts[1], parts[1])
         variant = parts[2] if len(parts) == 3 else None

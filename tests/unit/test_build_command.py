@@ -24,6 +24,7 @@ from wain.image import Image, check_image
 from wain.layout import write as write_layout
 from wain.names import LayoutReference
 from wain.oci import load_json
+from wain.testing import LoopbackRegistry
 
 __all__ = ["index", "wain"]
 
@@ -330,3 +331,29 @@ def test_a_lock_for_other_platforms_is_told_before_a_base_is_asked_for(wain: Wai
         "wain: pylock.toml is for linux/amd64, not for linux/s390x\n"
         "  Lock for all of them: wain lock --platform linux/amd64,linux/s390x.\n"
     )
+
+
+def test_how_to_run_it_names_the_ports_and_can_be_pasted(wain: Wain) -> None:
+    (wain.project / "pyproject.toml").write_text('[tool.wain]\nports = [8000, "53/udp"]\n')
+    wain.destination = f"archive:{wain.folder}/my image.tar"
+    wain.build()
+    assert wain.err.splitlines()[-1].endswith(
+        f"docker load -i '{wain.folder}/my image.tar' && docker run --rm -p 8000:8000 -p 53:53/udp thing:latest"
+    )
+
+
+def test_a_destination_that_may_be_a_folder_or_an_image_is_asked_about(wain: Wain) -> None:
+    wain.destination = "out"
+    wain.build(code=2)
+    assert "oci:out, archive:out.tar, daemon:out or docker.io/library/out" in wain.err
+
+
+def test_push_takes_the_names_of_the_settings(wain: Wain) -> None:
+    wain.destination = None
+    wain.build("--push", code=2)
+    with LoopbackRegistry() as registry:
+        name = registry.reference("app")
+        (wain.project / "pyproject.toml").write_text(f'[tool.wain]\ntags = ["{name}"]\n')
+        wain.build("--push")
+        assert registry.requests("PUT", "/manifests/")
+    assert wain.err.splitlines()[-1] == f"pushed {name}"

@@ -56,6 +56,10 @@ def test_every_verb_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["biuld"]) == 2
     assert "biuld" in capsys.readouterr().err
+    assert main(["lock", "--squash"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "  See wain lock --help."
+    assert main(["cache", "list", "--nothing"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "  See wain cache --help."
 
 
 def _leaves(kind: type[WainError]) -> Iterator[type[WainError]]:
@@ -131,7 +135,7 @@ def test_warnings_are_told_and_details_only_when_asked(
 
 
 def test_a_docker_flag_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cache", "--no-cache"]) == 2
+    assert main(["build", "--no-cache"]) == 2
     assert "--no-cache-dir" in capsys.readouterr().err
     assert main_module._docker_hint("unrecognized arguments: --squash")
 

@@ -90,6 +90,7 @@ def test_a_name_for_an_archive(tmp_path: Path) -> None:
         (["copy", "oci:none", "oci:x"], 18, "no OCI image layout"),
         (["inspect", "none.tar"], 18, "cannot be read"),
         (["inspect", "oci:none", "--platform", "a/b/c/d"], 2, "not a platform"),
+        (["inspect", "oci:none", "--platform", "linux"], 2, "not a platform"),
     ],
 )
 def test_errors_have_their_codes(
@@ -217,11 +218,11 @@ def test_an_interrupt_leaves_nothing_and_says_130(registry: LoopbackRegistry, tm
     )
     (tmp_path / "out").mkdir()
     process = wain("copy", registry.reference("app"), f"archive:{tmp_path}/out/a.tar", home=tmp_path)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(registry.requests("GET", "/blobs/")) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in told
     assert os.listdir(tmp_path / "out") == []
@@ -229,16 +230,16 @@ def test_an_interrupt_leaves_nothing_and_says_130(registry: LoopbackRegistry, tm
 
 def test_an_interrupted_push_ends_soon_and_leaves_the_tag(registry: LoopbackRegistry, tmp_path: Path) -> None:
     write_image(random_image(6, layers=4), f"oci:{tmp_path}/a:1")
-    registry.faults.append(Fault(when=lambda request: request.method == "PUT", times=None, stall_seconds=5))
+    registry.faults.append(Fault(when=lambda request: request.method == "PUT", times=None, stall_seconds=9))
     process = wain("copy", f"oci:{tmp_path}/a", registry.reference("app"), home=tmp_path)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not registry.requests("PUT") and time.monotonic() < deadline:
         time.sleep(0.02)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 8
     assert registry.state("app", "1") is None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,8 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from wain.image import Index
-    from wain.pipeline import carry_out, deliver, plan
+    from wain.pipeline import plan
 
     console: Console = args.console
     labels = dict(_pair(text) for text in args.label)
@@ -69,27 +70,53 @@ def run(args: argparse.Namespace) -> int:
     with open_workshop(args, Path(args.path)) as workshop:
         given = _given_destinations(args)
         request = project_request(args, labels=labels, destinations=given)
-        decided = plan(request, workshop)
-        names: list[str] = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
-        destinations = given or [f"archive:dist/{decided.project.name}.tar"]
         if args.dry_run:
-            _print_plan(console, decided, destinations)
+            decided = plan(request, workshop)
+            _print_plan(console, decided, given or _default_destinations(decided))
             return 0
-        built = carry_out(decided, request, workshop)
-        image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
-        digest = image.digest
-        before = _before(args, decided, workshop) if args.explain or args.against else None
-        delivery = deliver(image, destinations, names, workshop)
+        made = workshop.store.attempt(lambda: _make(args, request, given, workshop))
+        built, image, before, delivery = made.built, made.image, made.before, made.delivery
+        names, destinations, digest = made.names, made.destinations, made.image.digest
         console.close()
         for item in built:
             _summary(console, item, delivery.blobs, several=len(built) > 1)
             if before is not None:
                 _explain(console, before, item.image)
-        _say_how_to_run(console, destinations, names, delivery.unchanged)
+        _say_how_to_run(console, destinations, names, delivery.unchanged, image)
         if args.metadata_file:
             _write_metadata(Path(args.metadata_file), built, digest, destinations)
     print(digest)
     return 0
+
+
+class _Made(NamedTuple):
+    """An image that has been delivered, and what is to be told of it."""
+
+    built: tuple[Built, ...]
+    image: Image | Index
+    before: Image | Index | None
+    """What `--explain` compares with."""
+    delivery: Delivery
+    names: Sequence[str]
+    destinations: Sequence[str]
+
+
+def _make(args: argparse.Namespace, request: Request, given: Sequence[str], workshop: Workshop) -> _Made:
+    from wain.image import Index
+    from wain.pipeline import carry_out, deliver, plan
+
+    decided = plan(request, workshop)
+    names: list[str] = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
+    destinations = given or _default_destinations(decided)
+    built = carry_out(decided, request, workshop)
+    image = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
+    before = _before(args, decided, workshop) if args.explain or args.against else None
+    delivery = deliver(image, destinations, names, workshop)
+    return _Made(built, image, before, delivery, names, destinations)
+
+
+def _default_destinations(plan: Plan) -> list[str]:
+    return [f"archive:dist/{plan.project.name}.tar"]
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -105,17 +132,28 @@ def _given_destinations(args: argparse.Namespace) -> list[str]:
     :raises UsageError: when one of them, or a tag, does not name an image.
     """
     from wain.names import parse_reference, parse_registry_reference
+    from wain.settings import wain_settings
 
-    if (args.push or args.load) and not args.tag:
-        raise UsageError("--push and --load need a name", hint="Give one with -t registry.example/app:1.")
+    tags: list[str] = args.tag
+    if (args.push or args.load) and not tags:
+        tags = list(wain_settings(Path(args.path)).tags)
+        if not tags:
+            raise UsageError("--push and --load need a name", hint="Give one with -t registry.example/app:1.")
     destinations = list(args.output)
+    for destination in destinations:
+        if re.fullmatch(r"[\w.-]+", destination) and not destination.endswith(".tar"):
+            raise UsageError(
+                f"-o {destination} does not say what it is",
+                hint=f"Write oci:{destination}, archive:{destination}.tar, daemon:{destination}"
+                f" or docker.io/library/{destination}.",
+            )
     if args.push:
-        destinations += args.tag
+        destinations += tags
     if args.load:
-        destinations += [f"daemon:{tag}" for tag in args.tag]
+        destinations += [f"daemon:{tag}" for tag in tags]
     for destination in destinations:
         parse_reference(destination)
-    for tag in args.tag:
+    for tag in tags:
         parse_registry_reference(tag)
     return destinations
 
@@ -190,19 +228,32 @@ def _shortened(text: str, limit: int = 60) -> str:
 
 
 def _say_how_to_run(
-    console: Console, destinations: Sequence[str], names: Sequence[str], unchanged: Collection[str]
+    console: Console,
+    destinations: Sequence[str],
+    names: Sequence[str],
+    unchanged: Collection[str],
+    image: Image | Index,
 ) -> None:
     for destination in destinations:
         if destination.startswith("archive:") or destination.endswith(".tar"):
             path = destination.removeprefix("archive:")
             state = "is as it was" if destination in unchanged else "is written"
-            console.say(f"{path} {state}; run it with: docker load -i {path} && docker run --rm {names[0]}")
+            loaded = f"docker load -i {shlex.quote(path)} && {_run_command(image, names[0])}"
+            console.say(f"{path} {state}; run it with: {loaded}")
         elif destination.startswith("daemon:"):
-            console.say(f"loaded; run it with: docker run --rm {destination.removeprefix('daemon:')}")
+            console.say(f"loaded; run it with: {_run_command(image, destination.removeprefix('daemon:'))}")
         elif destination.startswith("oci:"):
             console.say(f"{destination.removeprefix('oci:')} is written")
         else:
             console.say(f"pushed {destination}")
+
+
+def _run_command(image: Image | Index, name: str) -> str:
+    from wain.image import Index
+
+    first = image.images[0] if isinstance(image, Index) else image
+    ports = [port.removesuffix("/tcp") for port in first.config.runtime.exposed_ports]
+    return " ".join(["docker run --rm", *(f"-p {port.partition('/')[0]}:{port}" for port in ports), name])
 
 
 def _write_metadata(path: Path, built: Sequence[Built], digest: Digest, destinations: Sequence[str]) -> None:

@@ -321,6 +321,7 @@ _KINDS = {
     "layer": "layers",
     "base": "base images' layers",
     "deb": "Debian packages",
+    "debian-list": "lists of Debian packages",
     "unknown": "without a name",
 }
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wain.steps import StepPlan
 
     Reader = Callable[[str, Platform], Image | Index]
-    SayHow = Callable[[Console, Sequence[str], Sequence[str], Collection[str]], None]
+    SayHow = Callable[[Console, Sequence[str], Sequence[str], Collection[str], Image | Index], None]
 
 
 def add_dockerfile_flags(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: S
         console.close()
         for item in built:
             _summary(console, item)
-        say_how(console, destinations, names, unchanged)
+        say_how(console, destinations, names, unchanged, image)
         if args.metadata_file:
             _write_metadata(Path(args.metadata_file), built, str(digest), destinations)
     print(digest)

@@ -34,10 +34,15 @@ _INTERNAL_ERROR = 70
 
 
 class _Parser(argparse.ArgumentParser):
+    verb = ""
+    """What the command line asks for, where the parser of all commands meets a mistake."""
+
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
+        from wain.commands.console import printable
+
         hint = _docker_hint(message)
-        print(f"{self.prog}: {message}{hint}", file=sys.stderr)
+        command = f"{self.prog} {self.verb}".strip()
+        print(f"{command}: {printable(message)}{hint}\n  See {command} --help.", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -108,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     verb = next((word for word in words if not word.startswith("-")), "")
     parser = _Parser(prog="wain", description="Container images of Python programs, straight from wheels.")
+    parser.verb = verb if verb in VERBS else ""
     parser.add_argument("--version", action="store_true", help="print the version")
     subparsers = parser.add_subparsers(metavar="COMMAND")
     if verb in VERBS:
