@@ -13,6 +13,7 @@ import pytest
 from wain.credentials import Keychain, Login
 from wain.digest import Digest
 from wain.distribution import Access, Challenge
+from wain.distribution import _parse_token as parse_token
 from wain.errors import AuthError, HashMismatch, ImageError, NotFound, Offline, TransferError, WainError
 from wain.image import Image, Index, check_image
 from wain.layers import Layer
@@ -383,7 +384,7 @@ def test_a_registry_that_always_cuts_is_an_error_in_bounded_time(cut: str) -> No
         started = time.monotonic()
         with pytest.raises(TransferError):
             read(ref(registry), access=access())
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 15
 
 
 def test_a_layer_whose_transfer_breaks_goes_on_where_it_broke(registry: LoopbackRegistry) -> None:
@@ -464,13 +465,11 @@ def test_a_layer_that_is_not_its_digest_is_never_put_under_the_tag(registry: Loo
 def test_a_slow_registry_is_given_up(registry: LoopbackRegistry) -> None:
     write(random_image(35, layers=1), ref(registry), access=access())
     settings = replace(FAST, retries=1, slow_seconds=0.3, slow_bytes_per_second=1000)
-    registry.faults.append(
-        Fault(when=lambda request: request.is_("GET", "/manifests/"), times=None, stall_seconds=0.02)
-    )
+    registry.faults.append(Fault(when=lambda request: request.is_("GET", "/manifests/"), times=None, stall_seconds=0.1))
     started = time.monotonic()
     with pytest.raises(TransferError, match=r"sent .* bytes in"):
         read(ref(registry), access=access(settings=settings))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_a_registry_that_refuses_ocis_types_is_named_and_schema2_works() -> None:
@@ -614,3 +613,11 @@ def test_a_registry_may_take_its_time_over_an_uploads_end(registry: LoopbackRegi
     registry.faults.append(Fault(when=lambda request: request.is_("PUT", "/blobs/"), stall_seconds=5))
     with pytest.raises(TransferError, match=r"no answer within 0.4 s"):
         write(random_image(45), ref(registry), access=access(settings=replace(settings, commit_seconds=0.4)))
+
+
+@pytest.mark.parametrize("answer", [b"[" * 100_000, b'{"token": "x", "expires_in": 1%s}' % (b"0" * 400), b"{}", b""])
+def test_a_token_server_that_says_nonsense(answer: bytes) -> None:
+    try:
+        assert parse_token(answer, "https://auth.example/token").value == "x"
+    except AuthError as error:
+        assert "gave no token" in error.message

@@ -187,7 +187,7 @@ def test_the_time_in_all_is_bounded() -> None:
         started = time.monotonic()
         with pytest.raises(TransferError):
             Transport(replace(FAST, retries=100, total_seconds=1.5)).request("GET", server.base)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_head_that_trickles_is_given_up() -> None:
         started = time.monotonic()
         with pytest.raises(TransferError):
             Transport(replace(FAST, timeout_seconds=0.2, retries=0)).request("GET", server.base)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
 
 
 def test_no_secret_in_logs_and_errors(caplog: pytest.LogCaptureFixture) -> None:
@@ -452,7 +452,7 @@ def test_a_trickle_is_given_up(tmp_path: Path) -> None:
         started = time.monotonic()
         with pytest.raises(TransferError, match=r"sent .* bytes in"):
             Transport(settings).download(server.base, tmp_path / "f", digest=DIGEST)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
 
 
 def test_a_download_goes_on_elsewhere_where_its_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,8 +573,8 @@ def test_tls(certificate: Path, tmp_path: Path) -> None:
     with serving_tls(certificate) as base:
         started = time.monotonic()
         with pytest.raises(TransferError, match="certificate is not trusted") as caught:
-            Transport(replace(FAST, backoff_seconds=5)).request("GET", base)
-        assert time.monotonic() - started < 3
+            Transport(replace(FAST, backoff_seconds=60)).request("GET", base)
+        assert time.monotonic() - started < 15
         assert "trusted" in caught.value.hint
         for settings in (
             replace(FAST, ca_file=crt),
