@@ -208,3 +208,14 @@ def test_names_of_others_do_not_steer_the_terminal(capsys: pytest.CaptureFixture
     console = Console()
     console.say("layer \x1b]0;owned\x07 größe\r")
     assert capsys.readouterr().err == "layer \\x1b]0;owned\\x07 größe\\r\n"
+
+
+def test_an_interrupt_while_a_command_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wain.commands.main.importlib.import_module", interrupted)
+    assert main(["build"]) == 130
+    assert capsys.readouterr().err == "wain: interrupted\n"

@@ -104,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        print("wain: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # Whoever read the output has gone; what is left of it must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
