@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -78,15 +79,20 @@ def sizes(folder: Path, *, full: bool) -> Mapping[str, Any]:
     import hashlib
 
     wheels: dict[str, Path] = {}
+    failures: list[str] = []
     with serve_index_front(folder / "front") as front:
         for scenario in (WEB, DATA, MONSTER, ML) if full else (WEB, DATA, ML):
-            pins = resolve(scenario, front, folder / "resolve", before=False)
-            for path in micro.download(pins, front, scenario.python, folder / scenario.name):
-                wheels.setdefault(path.name, path)
+            try:
+                pins = resolve(scenario, front, folder / "resolve", before=False)
+                for path in micro.download(pins, front, scenario.python, folder / scenario.name):
+                    wheels.setdefault(path.name, path)
+            except (AssertionError, subprocess.CalledProcessError) as error:
+                failures.append(f"{scenario.name}: {error}")
+                say(f"sizes: the wheels of {scenario.name} cannot be had: {str(error)[-500:]}")
     # In no order of size or name, so that those that are left out are not of a kind.
     ordered = sorted(wheels.values(), key=lambda path: hashlib.sha256(path.name.encode()).digest())
     say(f"sizes: {len(ordered)} wheels")
-    return {"layers": micro.layer_sizes(ordered, seconds=1e9 if full else 60)}
+    return {"layers": micro.layer_sizes(ordered, seconds=1e9 if full else 60), "failures": failures}
 
 
 def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:

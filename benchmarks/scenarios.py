@@ -185,7 +185,7 @@ def _compile(scenario: Scenario, front: IndexFront, folder: Path, requirements: 
             "--default-index", front.url, "--cache-dir", folder / "uv-cache", source,
         ],
         env={"UV_NO_CONFIG": "1"},
-        timeout_seconds=300,
+        timeout_seconds=900,
     ).stdout  # fmt: skip
     return tuple(line.strip() for line in told.split("\n") if "==" in line)
 
