@@ -180,6 +180,7 @@ def layer_sizes(wheels: Sequence[Path], *, seconds: float) -> list[dict[str, obj
     from benchmarks.splice import gzip_bytes
 
     memory = cache_dir() / "gzip-sizes.json"
+    partial = memory.with_suffix(".partial")
     known: dict[str, int] = json.loads(memory.read_text()) if memory.exists() else {}
     found = []
     began = time.monotonic()
@@ -197,13 +198,12 @@ def layer_sizes(wheels: Sequence[Path], *, seconds: float) -> list[dict[str, obj
                     unpack(blob, tar)
                     known[key] = gzip_bytes(tar)
                     tar.unlink()
+                    partial.write_text(json.dumps(known))
+                    partial.replace(memory)
                 row = {"wheel": path.name, "layer_bytes": blob.stat().st_size, "gzip_bytes": known[key]}
             found.append(row)
             # Layers of gigabytes are not kept until the end.
             remove_tree(folder / "store")
-    partial = memory.with_suffix(".partial")
-    partial.write_text(json.dumps(known))
-    partial.replace(memory)
     return found
 
 
