@@ -32,6 +32,11 @@ class Nothing(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fails(Action):
+    """Is known to fail, whatever the base."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Echo(Action):
     """Writes `text` to where its output goes."""
 
@@ -247,7 +252,7 @@ def _pip(pip: PipCall, argv: Sequence[str], env: Mapping[str, str]) -> Action:
         return _pip_install(pip, program)
     if pip.verb == "cache" and pip.operands[:1] in {("purge",), ("info",), ("list",), ("dir",)}:
         if env.get("PIP_NO_CACHE_DIR") or pip.has("--no-cache-dir"):
-            raise NeedsEngine("pip cache fails where the cache is off")
+            return Fails(told="pip cache fails where the cache is off")
         return Nothing(told="there is no cache to clean")
     if pip.verb == "config":
         return _pip_config(pip)

@@ -263,8 +263,6 @@ def link_in(fresh: Tree, target: Tree) -> None:
             where = f"{place}/{name}" if place else name
             there = target.get(where)
             if child.kind == "directory" and there is not None and there.kind == "directory":
-                own = target.own(where)
-                own.mode, own.uid, own.gid = child.mode, child.uid, child.gid
                 lay(child, where)
             else:
                 target.put(where, target.graft(child))

@@ -225,8 +225,12 @@ def _into(tree: Tree, action: FileCommand, operands: list[str], actor: Actor) ->
     if is_folder and action.name == "ln" and "n" in action.flags:
         itself = tree.get(tree.resolve(joined_raw(actor.cwd, last), follow_last=False))
         is_folder = itself is None or itself.kind != "symlink"
-    if not is_folder and (len(sources) > 1 or (last.endswith("/") and action.name != "mv")):
+    if not is_folder and len(sources) > 1:
         raise CommandFails(f"{action.name}: {last} is no folder")
+    if not is_folder and last.endswith("/"):
+        first = tree.get(tree.resolve(joined_raw(actor.cwd, sources[0])))
+        if first is None or first.kind != "directory" or action.name == "ln":
+            raise CommandFails(f"{action.name}: {last} is no folder")
     if is_folder:
         return [(source, f"{real}/{source.rstrip('/').rpartition('/')[2]}".lstrip("/")) for source in sources]
     return [(sources[0], _place(tree, last, actor))]

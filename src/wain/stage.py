@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from wain.actions import Echo, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, Venv
+from wain.actions import Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, Venv
 from wain.bases import BaseFacts
 from wain.copying import CopyOptions, NotFoundInSource, copy_sources, link_in, put_data
 from wain.dockerfile import Instruction, dockerfile_error
@@ -227,18 +227,11 @@ def _label(stage: StageBuild, instruction: Instruction, sources: Sources) -> Non
 
 def _arg(stage: StageBuild, instruction: Instruction, sources: Sources) -> None:
     told = []
-    scope = stage.scope.child()
-    scope.apply(instruction)
     for word in instruction.words:
-        name, equals, _ = word.value.partition("=")
+        name, equals, default = word.value.partition("=")
         name = stage.text(name, instruction)
-        value = scope.args.get(name)
-        known = (
-            bool(equals) or name in scope.build_args or name in scope.global_args or name in scope.platform
-        ) and value is not None
-        told.append(f"{name}={value}" if known else name)
-        stage.args = [one for one in stage.args if one != name]
-        stage.args.append(name)
+        told.append(f"{name}={stage.text(default, instruction)}" if equals else name)
+        stage.args = [*(one for one in stage.args if one != name), name]
     stage.record(f"ARG {' '.join(told)}")
 
 
@@ -387,9 +380,7 @@ def _maintainer(stage: StageBuild, instruction: Instruction, sources: Sources) -
 
 
 def _onbuild(stage: StageBuild, instruction: Instruction, sources: Sources) -> None:
-    text = instruction.arguments
-    stage.with_runtime(on_build=(*(stage.runtime.on_build or ()), text))
-    stage.record(f"ONBUILD {text}")
+    stage.with_runtime(on_build=(*(stage.runtime.on_build or ()), instruction.arguments))
 
 
 def _octal_mode(text: str, stage: StageBuild, instruction: Instruction) -> int:
@@ -503,15 +494,19 @@ def _run(stage: StageBuild, instruction: Instruction, sources: Sources) -> None:
         commands = list(run_commands(instruction, ShellVariables(values), stage.workdir(), stage.shell))
         if not instruction.is_json and commands:
             _need_shell(stage)
+        failed = 0
         for command in commands:
+            if command.attempt and command.attempt == failed:
+                continue
             actor_home = command.env.get("HOME", home)
             passwd, group = stage.accounts()
             actor = Actor(uid=uid, gid=gid, cwd=command.cwd, passwd=passwd, group=group, now=stage.now)
             try:
                 _do(stage, command, actor, {**command.env, "HOME": actor_home})
             except CommandFails as error:
-                if not command.may_fail:
+                if not command.attempt:
                     raise
+                failed = command.attempt
                 if isinstance(command.action, PipInstall | Venv):
                     raise NeedsEngine(str(error)) from error
     except CommandFails as error:
@@ -544,6 +539,8 @@ def _do(stage: StageBuild, command: RunCommand, actor: Actor, env: Mapping[str, 
         operator, path = command.output
         write_file(tree, path, text.encode("utf-8", "surrogateescape"), actor, append=operator == ">>")
         return
+    if isinstance(action, Fails):
+        raise CommandFails(action.told)
     if isinstance(action, Nothing | Echo):
         if command.argv[0] == "cd":
             node = tree.find(command.cwd)

@@ -83,7 +83,8 @@ class RunCommand:
     action: Action
     output: tuple[str, str] | None
     """Where its output goes: `>` or `>>`, and the path."""
-    may_fail: bool
+    attempt: int
+    """Not 0 for commands of `a && b || true`, the same for those of one: where one fails, the rest is left out."""
     span: Span
 
 
@@ -342,7 +343,7 @@ def _json_command(
         cwd=cwd,
         action=classify(argv, _plain(env), cwd),
         output=None,
-        may_fail=False,
+        attempt=0,
         span=span,
     )
 
@@ -358,30 +359,32 @@ class _Walk:
         self.lenient = isinstance(env, Placeholders)
         self.values = _plain(env)
         self.cwd = cwd
+        self.attempts = 0
 
     def env(self) -> Mapping[str, str | None]:
         return Placeholders(self.values) if self.lenient else ShellVariables(self.values)
 
-    def statement(self, statement: Statement, *, may_fail: bool = False) -> Iterator[RunCommand]:
+    def statement(self, statement: Statement, *, attempt: int = 0) -> Iterator[RunCommand]:
         if isinstance(statement, Command):
-            yield from self.command(statement, may_fail=may_fail)
+            yield from self.command(statement, attempt=attempt)
         elif isinstance(statement, AndOr):
             if statement.operator == "&&":
-                yield from self.statement(statement.left, may_fail=may_fail)
-                yield from self.statement(statement.right, may_fail=may_fail)
-            elif _is_true(statement.right) and isinstance(statement.left, Command):
-                yield from self.statement(statement.left, may_fail=True)
+                yield from self.statement(statement.left, attempt=attempt)
+                yield from self.statement(statement.right, attempt=attempt)
+            elif _is_true(statement.right) and not attempt and _is_chain(statement.left):
+                self.attempts += 1
+                yield from self.statement(statement.left, attempt=self.attempts)
             else:
                 raise NeedsEngine("|| depends on what a command says")
         elif isinstance(statement, Block) and statement.kind == "group" and not statement.redirections:
             for one in statement.body:
-                yield from self.statement(one, may_fail=may_fail)
+                yield from self.statement(one, attempt=attempt)
         elif isinstance(statement, Block):
             raise NeedsEngine("a subshell has to be run")
         else:
             raise NeedsEngine(f"{_kind(statement)} has to be run by a shell")
 
-    def command(self, command: Command, *, may_fail: bool) -> Iterator[RunCommand]:
+    def command(self, command: Command, *, attempt: int) -> Iterator[RunCommand]:
         for assignment in command.assignments:
             if not command.words:
                 self.values[assignment.name] = self.assigned(assignment)
@@ -424,7 +427,7 @@ class _Walk:
             cwd=self.cwd,
             action=classify(tuple(argv), values, self.cwd, writes=output is not None),
             output=output,
-            may_fail=may_fail,
+            attempt=attempt,
             span=command.span,
         )
 
@@ -492,6 +495,17 @@ class _Walk:
 
 def _is_true(statement: Statement) -> bool:
     return isinstance(statement, Command) and [word.literal for word in statement.words] in (["true"], [":"])
+
+
+def _is_chain(statement: Statement) -> bool:
+    """Whether a statement is commands joined by `&&` that leave the shell as it is."""
+    if isinstance(statement, AndOr):
+        return statement.operator == "&&" and _is_chain(statement.left) and _is_chain(statement.right)
+    return (
+        isinstance(statement, Command)
+        and bool(statement.words)
+        and statement.words[0].literal not in {"cd", "export", "unset", "set", None}
+    )
 
 
 def _kind(statement: Statement) -> str:

@@ -1,0 +1,5 @@
+ARG BASE
+FROM $BASE
+COPY data /d
+COPY other /d
+COPY app.py /d/a.txt

@@ -1,0 +1,6 @@
+# escape=`
+ARG BASE
+FROM $BASE
+ENV A=C:\x
+RUN mkdir `
+  /tick

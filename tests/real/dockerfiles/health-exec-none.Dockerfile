@@ -1,0 +1,4 @@
+ARG BASE
+FROM $BASE
+HEALTHCHECK --interval=500ms CMD ["true", "x y"]
+HEALTHCHECK NONE

@@ -1,0 +1,5 @@
+ARG BASE
+FROM $BASE
+ONBUILD COPY app.py /app/
+ONBUILD RUN mkdir /later
+USER nobody

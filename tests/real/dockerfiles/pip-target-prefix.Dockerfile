@@ -1,0 +1,3 @@
+ARG BASE
+FROM $BASE
+RUN pip install --target=/opt/t six && pip install --prefix /opt/p click

@@ -1,0 +1,7 @@
+ARG BASE
+FROM $BASE
+RUN <<EOF
+set -e
+mkdir /hd
+touch /hd/a
+EOF

@@ -1,0 +1,5 @@
+FROM scratch
+COPY app.py /
+COPY data /deep/er
+WORKDIR /w
+CMD ["/app.py"]

@@ -1,0 +1,5 @@
+ARG BASE
+FROM $BASE
+WORKDIR /usr/local
+WORKDIR /
+WORKDIR /tmp

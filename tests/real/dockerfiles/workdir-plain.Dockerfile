@@ -1,0 +1,5 @@
+ARG BASE
+FROM $BASE
+WORKDIR /app
+WORKDIR sub/deep
+WORKDIR ../other

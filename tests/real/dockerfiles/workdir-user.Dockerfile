@@ -1,0 +1,4 @@
+ARG BASE
+FROM $BASE
+USER 1000:1000
+WORKDIR /home/someone/work

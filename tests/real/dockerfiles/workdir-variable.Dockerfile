@@ -1,0 +1,5 @@
+ARG BASE
+FROM $BASE
+ENV ROOT=/srv/x
+WORKDIR $ROOT/${SUB:-y}
+COPY app.py .

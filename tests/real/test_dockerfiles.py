@@ -1,0 +1,327 @@
+"""Dockerfiles built by wain and by BuildKit: the same files and the same configuration.
+
+`dockerfiles/` has one Dockerfile a case, all with the context that `make_context` makes. What is not compared:
+
+1. times: of files, of the image and of its history; digests; the comments of history;
+2. bytecode: `__pycache__`, which wain leaves out;
+3. what tells installers apart: RECORD, INSTALLER and REQUESTED, and the text of launchers behind their first line;
+4. pip's cache, which wain never leaves in an image;
+5. how many layers a step has: wain gives large wheels layers of their own, and a step that changes nothing none.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.real.machines.bases import Base
+from tests.real.machines.docker import Docker
+from tests.real.machines.index_front import IndexFront
+from tests.real.machines.places import free_port
+from tests.real.machines.registry import Registry
+from tests.real.machines.runtime import fetch_page
+from tests.real.machines.wain import Wain
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("docker")]
+
+CASES = Path(__file__).parent / "dockerfiles"
+_ACCEPT = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One entry of an image as the comparison sees it."""
+
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    content: str
+    """A link's target, or the SHA-256 of a file."""
+
+
+Files = dict[str, File]
+
+
+def make_context(folder: Path) -> Path:
+    """The context of all cases, with modes, links and archives."""
+    folder.mkdir()
+
+    def put(name: str, text: str, mode: int = 0o644) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+
+    put("app.py", "print('app')\n")
+    put("requirements.txt", "click\nsix  # both are small\n")
+    put("constraints.txt", "six<1.17\n")
+    put("script.sh", "#!/bin/sh\n", 0o755)
+    put("secret.pem", "secret\n", 0o600)
+    put("with space.txt", "spaces\n")
+    put("archive.txt", "no archive\n")
+    put("notes.txu", "x\n")
+    put("data/a.txt", "a\n")
+    put("data/b.txt", "b\n", 0o640)
+    put("data/.hidden", "h\n")
+    put("data/sub/c.txt", "c\n")
+    put("data/sub/keep.txt", "keep\n")
+    put("other/a.txt", "another a\n")
+    put("other/sub/d.txt", "d\n")
+    put("shared/in.txt", "in\n", 0o664)
+    (folder / "shared").chmod(0o2775)
+    (folder / "other/sub").chmod(0o700)
+    (folder / "links").mkdir()
+    (folder / "links/to-file").symlink_to("../data/a.txt")
+    (folder / "links/to-folder").symlink_to("../data/sub")
+    (folder / "links/broken").symlink_to("nowhere")
+    (folder / "links/out").symlink_to("../../../../etc/hostname")
+    (folder / "dirlink").symlink_to("data")
+    inner = folder.parent / "archive"
+    (inner / "in/deep").mkdir(parents=True)
+    (inner / "in/deep/f.txt").write_text("f\n")
+    (inner / "in/deep/f.txt").chmod(0o711)
+    (inner / "in/l").symlink_to("deep/f.txt")
+
+    def owned(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid, info.gid, info.mtime = 42, 43, 1_600_000_000
+        return info
+
+    for name, mode in (("archive.tar", "w"), ("archive.tar.gz", "w:gz"), ("archive.tar.xz", "w:xz")):
+        with tarfile.open(folder / name, mode) as tar:  # type: ignore[call-overload]
+            tar.add(inner / "in", "in", filter=owned)
+    shutil.rmtree(inner)
+    return folder
+
+
+def read_layer(data: bytes, files: Files) -> None:
+    """Lay a layer over what is there: whiteouts first, then its entries."""
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    members: list[tuple[str, tarfile.TarInfo, bytes]] = []
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for info in tar:
+            stream = tar.extractfile(info) if info.isreg() else None
+            members.append((os.path.normpath(info.name), info, stream.read() if stream else b""))
+    for name, _, _ in members:
+        folder, _, last = name.rpartition("/")
+        if last == ".wh..wh..opq":
+            remove_below(files, folder)
+        elif last.startswith(".wh."):
+            gone = f"{folder}/{last[4:]}".lstrip("/")
+            remove_below(files, gone)
+            files.pop(gone, None)
+    for name, info, content in members:
+        if name.rpartition("/")[2].startswith(".wh.") or name == ".":
+            continue
+        if not info.isdir():
+            remove_below(files, name)
+        if info.islnk():
+            files[name] = files[os.path.normpath(info.linkname)]
+            continue
+        kind = "directory" if info.isdir() else "link" if info.issym() else "file"
+        text = info.linkname if info.issym() else hashlib.sha256(content).hexdigest() if info.isreg() else ""
+        if kind == "file" and content.startswith(b"#!") and b"python" in content[:80] and b"sys.exit(" in content:
+            text = "launcher " + content.partition(b"\n")[0].decode()
+        files[name] = File(kind, 0o777 if info.issym() else info.mode, info.uid, info.gid, text)
+
+
+def remove_below(files: Files, folder: str) -> None:
+    for name in [name for name in files if name.startswith(f"{folder}/")]:
+        del files[name]
+
+
+_OTHER_INSTALLER = (".dist-info/RECORD", ".dist-info/INSTALLER", ".dist-info/REQUESTED")
+
+
+def normal(files: Files) -> Files:
+    """Without what is listed at the top."""
+    return {
+        name: entry
+        for name, entry in files.items()
+        if "__pycache__" not in name.split("/")
+        and not name.endswith(_OTHER_INSTALLER)
+        and "/.cache/pip" not in name
+        and not (name.endswith("/.cache") and all("/pip" in below for below in files if below.startswith(f"{name}/")))
+    }
+
+
+def normal_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config's members that are compared; a step's lines of history come out as one."""
+    history: list[tuple[str, bool]] = []
+    for line in config.get("history", []):
+        text = line.get("created_by", "")
+        if not history or history[-1][0] != text:
+            history.append((text, True))
+    return {
+        "config": {name: value for name, value in config["config"].items() if value not in (None, [], {}, "")},
+        "platform": [config["os"], config["architecture"]],
+        "history": [text for text, _ in history],
+    }
+
+
+class Images:
+    """Reads images out of a registry's own files."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def read(self, name: str) -> tuple[Files, dict[str, Any]]:
+        repository, _, tag = name.rpartition(":")
+        answer = self.registry.get(f"/v2/{repository}/manifests/{tag}", headers={"Accept": _ACCEPT})
+        assert answer.status == 200, answer
+        manifest = json.loads(answer.body)
+        files = self.files(tuple(layer["digest"] for layer in manifest["layers"]))
+        return normal(files), json.loads(self.registry.blob_path(manifest["config"]["digest"]).read_bytes())
+
+    @functools.cache  # noqa: B019 - a few tests long
+    def files(self, digests: tuple[str, ...]) -> Files:
+        if not digests:
+            return {}
+        files = dict(self.files(digests[:-1]))
+        read_layer(self.registry.blob_path(digests[-1]).read_bytes(), files)
+        return files
+
+
+@pytest.fixture(scope="module")
+def python_base(
+    base_official: Base, docker: Docker, registry: Registry, index_front: IndexFront, tmp_path_factory: Any
+) -> str:
+    """The base of all cases: like the official image, with pip set to the front of the index."""
+    plain = base_official.push(registry, "library/python:3.13")
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "Dockerfile").write_text(
+        f"FROM {plain}\nENV PIP_INDEX_URL={index_front.url} PIP_TRUSTED_HOST=127.0.0.1 PIP_ROOT_USER_ACTION=ignore\n"
+    )
+    name = f"{registry.host}/bases/python:1"
+    docker.build(folder, name)
+    docker.cli("push", "--quiet", name)
+    return name
+
+
+def differences(ours: tuple[Files, dict[str, Any]], theirs: tuple[Files, dict[str, Any]]) -> Iterator[str]:
+    for name in sorted({*ours[0], *theirs[0]}):
+        mine, other = ours[0].get(name), theirs[0].get(name)
+        if mine != other:
+            yield f"/{name}: {mine} and not {other}"
+    mine_config, other_config = normal_config(ours[1]), normal_config(theirs[1])
+    for key in mine_config:
+        if mine_config[key] != other_config[key]:
+            yield f"{key}: {mine_config[key]} and not {other_config[key]}"
+
+
+def test_dockerfiles_come_out_as_buildkit_builds_them(
+    python_base: str, docker: Docker, registry: Registry, wain: Wain, tmp_path: Path
+) -> None:
+    context = make_context(tmp_path / "context")
+    files = tmp_path / "files"
+    files.mkdir()
+    names = sorted(path.name.removesuffix(".Dockerfile") for path in CASES.glob("*.Dockerfile"))
+    chosen = os.environ.get("WAIN_DOCKERFILES", "").split()
+    names = [name for name in names if not chosen or name in chosen]
+    for path in CASES.iterdir():
+        (files / path.name).write_bytes(path.read_bytes().replace(b"BASEIMAGE", python_base.encode()))
+
+    images = Images(registry)
+    progress = tmp_path / "progress"
+
+    def one(name: str) -> list[str]:
+        lines = compared(name)
+        with progress.open("a") as log:
+            log.write("".join(f"{name}: {line}\n" for line in lines or ["as it is with docker"]))
+        return lines
+
+    def compared(name: str) -> list[str]:
+        file = files / f"{name}.Dockerfile"
+        tag = f"{registry.host}/cases/{name}"
+        given = ["--build-arg", f"BASE={python_base}", "--build-arg", "GIVEN=given", "--label", "from=flag"]
+        docker.build(context, f"{tag}:docker", "-f", file, *given)
+        docker.cli("push", "--quiet", f"{tag}:docker")
+        done = wain("build", "-f", file, *given, "-t", f"{tag}:wain", "--push", context, check=False)
+        if done.code:
+            return [f"wain: {done.stderr.strip()[-800:]}"]
+        return list(differences(images.read(f"cases/{name}:wain"), images.read(f"cases/{name}:docker")))
+
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(names, pool.map(one, names), strict=True))
+    bad = [f"{name}: {line}" for name, lines in found.items() for line in lines[:12]]
+    assert not bad, "\n".join(bad)
+    assert chosen or len(names) >= 60
+
+
+EXAMPLE = """\
+FROM python:3.13
+WORKDIR /app
+COPY requirements.txt .
+# install dependencies without the cache
+RUN pip install --no-cache-dir -r requirements.txt
+COPY . .
+CMD ["python", "app.py"]
+"""
+
+APP = """\
+import http.server, json, os
+import flask, numpy, pandas, sklearn.linear_model
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        line = numpy.arange(6)
+        model = sklearn.linear_model.LinearRegression().fit(line.reshape(-1, 1), line * 2)
+        found = round(float(model.predict([[6]])[0]))
+        frame = pandas.DataFrame({"a": [1, 2, 3]})
+        body = json.dumps({"sum": int(frame.a.sum()), "flask": flask.__name__, "next": found})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).serve_forever()
+"""
+
+
+def test_the_readme_s_dockerfile_is_the_same_and_faster(
+    python_base: str, docker: Docker, registry: Registry, wain: Wain, tmp_path: Path
+) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "requirements.txt").write_text("flask\nnumpy\npandas\nscikit-learn\n")
+    (context / "app.py").write_text(APP)
+    (context / "Dockerfile").write_text(EXAMPLE)
+    # A mirror stands in for docker.io: the file is built as it is.
+    mirror = f"{registry.host}/mirrored"
+    docker.cli("tag", python_base, f"{mirror}/python:3.13")
+    docker.cli("push", "--quiet", f"{mirror}/python:3.13")
+    docker.cli("tag", python_base, "python:3.13")
+    ours, theirs = (f"{registry.host}/examples/app:{name}" for name in ("wain", "docker"))
+    begun = time.monotonic()
+    mirrored = ("--base-mirror", f"docker.io/library={mirror}")
+    wain("build", "-f", "Dockerfile", *mirrored, "-t", ours, "--push", ".", cwd=context)
+    own_seconds = time.monotonic() - begun
+    begun = time.monotonic()
+    docker.build(context, theirs)
+    docker.cli("push", "--quiet", theirs)
+    their_seconds = time.monotonic() - begun
+    print(f"wain {own_seconds:.1f} s, docker {their_seconds:.1f} s")
+    images = Images(registry)
+    assert not list(differences(images.read("examples/app:wain"), images.read("examples/app:docker")))
+    docker.cli("pull", "--quiet", ours)
+    answers = []
+    for name in (ours, theirs):
+        port = free_port()
+        with docker.serve(name, options=["--env", f"PORT={port}"]):
+            answers.append(fetch_page(port, timeout_seconds=90))
+    assert answers[0] == answers[1]
+    assert "flask" in str(answers[0])
