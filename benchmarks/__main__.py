@@ -24,7 +24,7 @@ from benchmarks import micro, report
 from benchmarks.builders import Place, open_place
 from benchmarks.builds import Builds, full_turns, short_turns
 from benchmarks.results import Results, load_average, version_of
-from benchmarks.scenarios import DATA, ML, MONSTER, WEB, resolve
+from benchmarks.scenarios import DATA, ML, MONSTER, OTHERS, WEB, resolve
 from tests.real.machines.index_front import serve_index_front
 from tests.real.machines.places import remove_tree
 
@@ -81,7 +81,7 @@ def sizes(folder: Path, *, full: bool) -> Mapping[str, Any]:
     wheels: dict[str, Path] = {}
     failures: list[str] = []
     with serve_index_front(folder / "front") as front:
-        for scenario in (WEB, DATA, MONSTER, ML) if full else (WEB, DATA, ML):
+        for scenario in (WEB, DATA, OTHERS, ML, MONSTER) if full else (WEB, DATA, OTHERS, ML):
             try:
                 pins = resolve(scenario, front, folder / "resolve", before=False)
                 for path in micro.download(pins, front, scenario.python, folder / scenario.name):

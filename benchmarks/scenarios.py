@@ -153,6 +153,18 @@ MONSTER = Scenario(
     bumped="pandas", page=_DATA, is_large=True,
 )  # fmt: skip
 ALL = (WEB, DATA, ML, GPU, MONSTER)
+OTHERS = Scenario(
+    name="others",
+    title="what many projects have besides",
+    python="3.13",
+    requirements=(
+        "aiohttp", "boto3", "cryptography", "django", "grpcio", "httpx", "kubernetes", "lxml", "psycopg2-binary",
+        "pydantic", "pytest", "rich", "ruff", "sphinx", "typer", "uvicorn[standard]",
+    ),
+    bumped="ruff",
+    page="",
+)  # fmt: skip
+"""For the sizes of layers alone."""
 
 
 def resolve(scenario: Scenario, front: IndexFront, folder: Path, *, before: bool) -> tuple[str, ...]:
