@@ -68,13 +68,13 @@ def choose_python(
 
 
 def _fits(minor: str, requires_python: str) -> bool:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.specifiers import SpecifierSet
 
     try:
         specifiers = SpecifierSet(requires_python)
-    except InvalidSpecifier as error:
+        # A minor fits where some patch version of it does: the highest stands for "late enough".
+        return any(specifiers.contains(f"{minor}.{patch}") for patch in (0, 5, 10, 99))
+    except ValueError as error:
         raise PythonError(
             f"requires-python {requires_python!r} is malformed", hint='Write it like ">=3.11" in pyproject.toml.'
         ) from error
-    # A minor fits where some patch version of it does: the highest stands for "late enough".
-    return any(specifiers.contains(f"{minor}.{patch}") for patch in (0, 5, 10, 99))

@@ -26,13 +26,13 @@ def evaluate_marker(text: str, target: Target, extras: frozenset[str], groups: f
 
 @functools.lru_cache(maxsize=8192)
 def _evaluate(text: str, target: Target, extras: frozenset[str], groups: frozenset[str]) -> bool:
-    from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
+    from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
 
     environment: dict[str, Any] = {**target.markers(), "extras": extras, "dependency_groups": groups}
     try:
         return Marker(text).evaluate(environment, context="lock_file")
-    except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName, KeyError) as error:
-        raise LockError(f"{text!r} is no marker of a lock", hint="Lock again.") from error
+    except (ValueError, RecursionError, UndefinedComparison, UndefinedEnvironmentName, KeyError) as error:
+        raise LockError(f"{text[:200]!r} is no marker of a lock", hint="Lock again.") from error
 
 
 @functools.lru_cache(maxsize=1024)
@@ -41,12 +41,12 @@ def satisfies(specifiers: str, version: str) -> bool:
 
     :raises LockError: when it is no set of specifiers.
     """
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.specifiers import SpecifierSet
 
     try:
         return SpecifierSet(specifiers).contains(version, prereleases=True)
-    except InvalidSpecifier as error:
-        raise LockError(f"{specifiers!r} is no set of versions", hint="Lock again.") from error
+    except ValueError as error:
+        raise LockError(f"{specifiers[:200]!r} is no set of versions", hint="Lock again.") from error
 
 
 @functools.lru_cache(maxsize=8)

@@ -343,7 +343,7 @@ def builtin_index_url(store: Store) -> str:
 
 
 def _is_version(filename: str, name: str, version: str) -> bool:
-    from packaging.version import InvalidVersion, Version
+    from packaging.version import Version
 
     if filename.endswith(".whl"):
         text = filename.split("-")[1]
@@ -354,7 +354,7 @@ def _is_version(filename: str, name: str, version: str) -> bool:
         text = stem[len(stem) - len(stem.split("-", name.count("-") + 1)[-1]) :]
     try:
         return Version(text.replace("_", "+", 1) if "+" not in text and "_" in text else text) == Version(version)
-    except InvalidVersion:
+    except ValueError:  # no version, or one with a number of thousands of digits
         return text == version
 
 

@@ -133,7 +133,7 @@ def _without_extra(marker: str) -> str:
 
 
 def _identity(line: RequirementLine, sources: set[str]) -> tuple[str, str, str]:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.specifiers import SpecifierSet
 
     name = line.name or line.text
     extras = f"[{','.join(line.extras)}]" if line.extras else ""
@@ -141,5 +141,5 @@ def _identity(line: RequirementLine, sources: set[str]) -> tuple[str, str, str]:
         return name, extras, ""
     try:
         return name, extras, str(SpecifierSet(line.specifier))
-    except InvalidSpecifier:
+    except ValueError:
         return name, extras, line.specifier

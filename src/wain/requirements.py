@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MAX_FILE_BYTES = 16 << 20
 _MAX_FILES = 200
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
-_COMMENT = re.compile(r"(^|\s+)#.*$")
+_COMMENT = re.compile(r"(^|\s)#.*$")
 _HASH = re.compile(r"(sha256|sha384|sha512):([0-9a-fA-F]+)")
 _HEX_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
@@ -123,7 +123,6 @@ def parse_requirement(text: str, origin: str, *, folder: Path | None = None) -> 
     :param folder: what a relative path is relative to.
     :raises ProjectError: when it is malformed.
     """
-    from packaging.requirements import InvalidRequirement
     from packaging.requirements import Requirement as _Requirement
 
     url, marker = _direct(text)
@@ -131,7 +130,7 @@ def parse_requirement(text: str, origin: str, *, folder: Path | None = None) -> 
         return _direct_line(text, url, marker, origin, folder)
     try:
         requirement: Requirement = _Requirement(text)
-    except InvalidRequirement:
+    except (ValueError, RecursionError):
         shown = re.sub(r"://[^\s/@]*@", "://", text)[:200]
         raise ProjectError(
             f"{origin}: {shown!r} is no requirement",
@@ -263,7 +262,7 @@ class _Reader:
             )
 
     def _requirement(self, text: str, origin: str, folder: Path, constraint: bool) -> None:
-        body, *options = re.split(r"\s+(?=--?[a-z])", text)
+        body, *options = re.split(r"\s(?=--?[a-z])", text)
         hashes = []
         for option in options:
             match = re.fullmatch(r"--hash[=\s]+(\S+)", option.strip())

@@ -454,11 +454,11 @@ class _Build:
         return BuiltWheel(filename=filename, digest=digest, was_built=True, reason=reason)
 
     def _check_name(self, filename: str) -> None:
-        from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+        from packaging.utils import parse_wheel_filename
 
         try:
             name, version, _, _ = parse_wheel_filename(filename)
-        except InvalidWheelFilename as error:
+        except ValueError as error:
             raise SdistError(
                 f"the back end of {self._source.what} built {filename}, which is no wheel's name",
                 hint="Name another version.",
@@ -638,9 +638,9 @@ def _flat(parts: Mapping[str, JSON], prefix: str = "") -> dict[str, str]:
 
 
 def _same_version(one: str, other: str) -> bool:
-    from packaging.version import InvalidVersion, Version
+    from packaging.version import Version
 
     try:
         return Version(one) == Version(other)
-    except InvalidVersion:
+    except ValueError:
         return one == other

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wain.choose import choose_python
+from wain.choose import _fits, choose_python
 from wain.errors import PythonError
 from wain.project import Project
 
@@ -59,3 +59,8 @@ def test_what_does_not_exist_is_an_error() -> None:
         _choose(Project(path=Path(), name="x", requires_python="three"))
     with pytest.raises(PythonError, match="free-threaded"):
         _choose(flag="3.13t")
+
+
+def test_numbers_of_thousands_of_digits_are_malformed() -> None:
+    with pytest.raises(PythonError, match="malformed"):
+        _fits("3.13", ">=" + "9" * 5000)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from packaging.pylock import Pylock
 
-from wain.compatibility import best_wheel, evaluate_marker
+from wain.compatibility import best_wheel, evaluate_marker, satisfies
 from wain.errors import LockError, NoWheel
 from wain.lock import DirectorySource, Lock, LockedFile, LockedPackage, VcsSource, parse_pylock
 from wain.lockformats import FOREIGN_LOCKS, read_uv_lock, refuse_foreign_lock
@@ -444,3 +444,12 @@ def test_other_tools_locks_are_refused_with_the_command() -> None:
         error = refuse_foreign_lock(Path("x") / name)
         assert name in error.message
         assert command in error.hint
+
+
+def test_a_marker_that_nests_too_deep_is_refused() -> None:
+    deep = "(" * 5000 + "python_version > '3'" + ")" * 5000
+    with pytest.raises(LockError, match="no marker") as caught:
+        evaluate_marker(deep, target(), frozenset(), frozenset())
+    assert len(caught.value.message) < 300
+    with pytest.raises(LockError, match="no set of versions"):
+        satisfies(">=" + "9" * 5000, "1.0")

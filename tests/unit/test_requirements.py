@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,23 @@ def test_require_hashes(tmp_path: Path) -> None:
 def test_direct_references(text: str, name: str | None, url: str) -> None:
     line = parse_requirement(text, "x:1", folder=Path("/base"))
     assert (line.name, line.url) == (name, url)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a; " + "(" * 5000 + "python_version > '3'" + ")" * 5000,
+        "a" + "(" * 100_000,
+        "\\\n" * 200_000 + "a==",
+        "a" + " " * 200_000 + "b",
+        "-" * 100_000,
+    ],
+    ids=["nested marker", "parentheses", "continuations", "spaces", "dashes"],
+)
+def test_hostile_lines_are_refused_soon(tmp_path: Path, text: str) -> None:
+    (tmp_path / "requirements.txt").write_text(text)
+    began = time.process_time()
+    with pytest.raises(ProjectError) as caught:
+        read_requirements(tmp_path / "requirements.txt")
+    assert caught.value.hint
+    assert time.process_time() - began < 5
