@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import io
 import json
 import threading
@@ -68,7 +69,7 @@ class Index:
     """File name -> after how many bytes the next answers break off."""
     gone: set[str] = field(default_factory=set)
     tokens: dict[str, str] = field(default_factory=dict)
-    """Path -> the query that it needs."""
+    """Path -> the query that it needs, and has in pages of HTML."""
     status: dict[str, list[int]] = field(default_factory=dict)
     """Path -> statuses of its next answers."""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -157,7 +158,9 @@ def _handler(index: Index) -> type[BaseHTTPRequestHandler]:
                 return self._answer(200, json.dumps(document).encode(), "application/vnd.pypi.simple.v1+json")
             links = []
             for filename, data in files.items():
+                query = index.tokens.get(f"/files/{name}/{filename}", "")
                 fragment = f"#sha256={hashlib.sha256(data).hexdigest()}" if index.with_hashes else ""
+                fragment = f"?{html.escape(query)}{fragment}" if query else fragment
                 links.append(f'<a href="../../files/{name}/{filename}{fragment}">{filename}</a><br/>')
             body = "<!DOCTYPE html><html><body>" + "\n".join(links) + "</body></html>"
             return self._answer(200, body.encode(), "text/html")

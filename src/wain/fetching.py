@@ -157,7 +157,7 @@ class _Fetcher:
             return self._download(file, other.url or url, kind)
 
     def _elsewhere(self, file: LockedFile) -> LockedFile | None:
-        """The same file (by hash) where the indexes list it now."""
+        """The same file (by hash) where the indexes list it now; its URL may carry what no lock may hold."""
         name = distribution_of(file.filename)
         if name is None or not file.hashes:
             return None
@@ -170,8 +170,10 @@ class _Fetcher:
             for link in links:
                 if link.filename == file.filename and wanted & set(link.hashes):
                     found = locked_file(link)
-                    if found.url != file.url:
-                        return replace(found, size_bytes=file.size_bytes, hashes=file.hashes)
+                    # The link as it is now, with the query that it may be signed with: a lock has none.
+                    url = None if found.url is None else link.url
+                    if found.path is not None or url != file.url:
+                        return replace(found, url=url, size_bytes=file.size_bytes, hashes=file.hashes)
         return None
 
     def _told(self, filename: str) -> Callable[[int, int | None], None]:

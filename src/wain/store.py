@@ -20,21 +20,36 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from wain import store_upkeep
 from wain.digest import CHUNK_BYTES, Digest, VerifyingReader
-from wain.errors import HashMismatch, StoreError
+from wain.errors import (
+    BaseError,
+    DebianError,
+    HashMismatch,
+    ImageError,
+    InstallError,
+    SdistError,
+    StoreError,
+    WheelError,
+)
 from wain.oci import JSON, canonical_json
 from wain.store_folder import UV, Folder, Unusable, impossible, is_full, is_gone
 from wain.store_upkeep import Bad, Contents, Removed, Uses
 from wain.store_writer import BlobWriter, rename_into
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
+
+Done = TypeVar("Done")
 
 log = logging.getLogger(__name__)
 
+_MAY_BE_DAMAGE = (BaseError, DebianError, HashMismatch, ImageError, InstallError, SdistError, StoreError, WheelError)
+_MORE_ATTEMPTS = 3
 _TEMPORARY_PREFIX = "wain-store-"
 _ALIVE = "0" * 15
 _MAX_MEMO_BYTES = 64 << 20
@@ -102,6 +117,28 @@ class Store:
         A build that failed meanwhile succeeds when it is run again with the same store.
         """
         return self.dropped > 0 or self._revived or self.folder.leases.lost
+
+    def attempt(self, work: Callable[[], Done]) -> Done:
+        """What the work gives, which may be done more than once.
+
+        Where it fails, the blobs that this process has used are looked at; if one was damaged, which drops it, or
+        taken away, the work is done again. (Then it reads others: the wheels that a damaged layer is made from.)
+
+        :raises WainError, FileNotFoundError: what the work raises in a sound store, or the last time.
+        """
+        known_lost = False
+        for _ in range(_MORE_ATTEMPTS):
+            dropped = self.dropped
+            try:
+                return work()
+            except (*_MAY_BE_DAMAGE, FileNotFoundError) as error:
+                gone = self._drop_damaged()
+                lost = self._revived or self.folder.leases.lost
+                if not gone and self.dropped == dropped and lost == known_lost:
+                    raise
+                known_lost = lost
+                log.warning("once more, for the cache was damaged or emptied meanwhile: %s", error)
+        return work()
 
     @property
     def place(self) -> Folder:
@@ -379,6 +416,29 @@ class Store:
             self._touched.add(name)
             with contextlib.suppress(OSError):
                 os.utime(path)
+
+    def _drop_damaged(self) -> bool:
+        """Drops what is damaged of the blobs that this process has used; whether one of them is gone."""
+        gone = False
+        with self._lock:
+            used = {name for name in self._touched if "/" not in name}
+        for name in used:
+            digest = Digest(name)
+            path = self._find(digest)
+            try:
+                if path is None:
+                    raise FileNotFoundError
+                with path.open("rb") as stream:
+                    if hashlib.file_digest(stream, digest.algorithm).hexdigest() == digest.hex:
+                        continue
+                self.drop(digest)
+            except FileNotFoundError:
+                gone = True
+            except OSError as error:
+                log.debug("%s: %s", path, error)
+                self.drop(digest)
+            self._touched.discard(name)
+        return gone
 
     def new_file(self) -> tuple[Folder, Path, int]:
         """An unfinished file, for writers: its place, path and descriptor.

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from wain.commands.console import Console, human_size, table
 from wain.commands.frame import add_project_flags, open_workshop, project_request
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from wain.build import Built
     from wain.digest import Digest
     from wain.image import Image, Index
-    from wain.pipeline import Plan
-    from wain.request import Workshop
+    from wain.pipeline import Delivery, Plan
+    from wain.request import Request, Workshop
 
 _EPILOG = """\
 Without a destination the image is written to dist/NAME.tar, which `docker load` reads.

@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from wain.cachedir import choose_cache, open_store
     from wain.commands.index_options import settings_of
     from wain.index import http_settings
-    from wain.install import plan_install
-    from wain.installation import install_directory, refuse_managed
+    from wain.installation import refuse_managed
     from wain.settings import wain_settings
     from wain.transport import Transport
 
@@ -85,24 +84,39 @@ def run(args: argparse.Namespace) -> int:
         interpreter, scheme = _place(args, store)
         refuse_managed(Path("/", scheme.purelib))
         transport = Transport(http_settings(settings), offline=args.offline)
-        wheels = _wheels(args, interpreter, settings, store, transport)
-        try:
-            # A plan is many small objects that all stay: looking among them for garbage finds none.
-            gc.freeze()
-            plan = plan_install(wheels, scheme)
-            known = [wheel.digest for wheel in wheels if store.memo(_RECORD_MEMO, wheel.digest) is not None]
-            done = install_directory(plan, right_records=known)
-            for digest in done.right_records:
-                if digest not in known:
-                    store.put_memo(_RECORD_MEMO, digest, {}, [digest])
-        finally:
-            for wheel in wheels:
-                wheel.close()
+        done, wheels = store.attempt(lambda: _install(args, interpreter, scheme, settings, store, transport))
         if args.compile if args.compile is not None else wain.compile:
             _compile(interpreter, done)
         store.close(max_size_bytes=choice.max_size_bytes)
-    _tell(args.console, plan.wheels, done)
+    _tell(args.console, wheels, done)
     return 0
+
+
+def _install(
+    args: argparse.Namespace,
+    interpreter: Interpreter,
+    scheme: Scheme,
+    settings: IndexSettings,
+    store: Store,
+    transport: Transport,
+) -> tuple[Installed, Sequence[Wheel]]:
+    from wain.install import plan_install
+    from wain.installation import install_directory
+
+    wheels = _wheels(args, interpreter, settings, store, transport)
+    try:
+        # A plan is many small objects that all stay: looking among them for garbage finds none.
+        gc.freeze()
+        plan = plan_install(wheels, scheme)
+        known = [wheel.digest for wheel in wheels if store.memo(_RECORD_MEMO, wheel.digest) is not None]
+        done = install_directory(plan, right_records=known)
+        for digest in done.right_records:
+            if digest not in known:
+                store.put_memo(_RECORD_MEMO, digest, {}, [digest])
+    finally:
+        for wheel in wheels:
+            wheel.close()
+    return done, plan.wheels
 
 
 def _place(args: argparse.Namespace, store: Store) -> tuple[Interpreter, Scheme]:
