@@ -117,6 +117,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert command.run(arguments("Dockerfile", "--check")) == 1
     assert command.run(arguments("Dockerfile", "--diff")) == 1
     assert "+RUN pip install --no-cache-dir flask" in capsys.readouterr().out
+    assert command.run(arguments(str(file.resolve()), "--diff")) == 1
+    assert f"--- a{file.resolve()}\n" in capsys.readouterr().out
     assert b"--no-cache-dir" not in file.read_bytes()
     assert command.run(arguments(".")) == 0
     assert file.read_bytes() == HEAD.encode() + b"RUN pip install --no-cache-dir flask # \xff\n"
@@ -147,3 +149,22 @@ def test_real_files_mend_to_a_fixpoint_that_the_official_parser_accepts() -> Non
         assert official_rows(result.after) is not None, file.name
         assert fix(result.after, name=file.name).after == result.after, file.name
         assert len(result.remaining.findings) <= len(audit_text(text).findings), file.name
+
+
+UPDATE = "FROM debian:trixie AS one\nRUN apt-get update && apt-get install -y curl\n"
+
+
+@pytest.mark.parametrize(
+    ("later", "is_fixed"),
+    [
+        ("RUN apt-get install -y git\n", False),
+        ("RUN echo a && apt -y upgrade\n", False),
+        ("FROM one\nRUN apt-get install -y git\n", False),
+        ("RUN apt-get update && apt-get install -y git\n", True),
+        ("RUN apt-get remove -y curl\n", True),
+        ("FROM debian:trixie\nRUN apt-get install -y git\nFROM one\n", True),
+    ],
+)
+def test_lists_that_a_later_install_reads_are_left(later: str, is_fixed: bool) -> None:
+    after = fix(UPDATE + later, name="Dockerfile").after
+    assert after.splitlines()[1].endswith("rm -rf /var/lib/apt/lists/*") == is_fixed

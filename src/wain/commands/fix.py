@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
                 lines = difflib.unified_diff(
                     text.splitlines(keepends=True),
                     result.after.splitlines(keepends=True),
-                    f"a/{name}",
-                    f"b/{name}",
+                    f"a/{name.lstrip('/')}",
+                    f"b/{name.lstrip('/')}",
                 )
                 sys.stdout.write("".join(lines).encode("utf-8", "replace").decode("utf-8"))
             elif args.check:

@@ -6,12 +6,40 @@ from collections.abc import Iterator
 
 from wain.rules.caches import append_fix, check_tool
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
+from wain.trace import StageTrace
+
+_READERS = frozenset(("install", "reinstall", "satisfy", "build-dep", "source", "download", "upgrade", "full-upgrade"))
 
 
 def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
     folder = left[0]
+    if not folder.endswith("/archives") and _lists_are_read_later(subject, run):
+        return
     command = "apt-get clean" if folder.endswith("/archives") else "rm -rf /var/lib/apt/lists/*"
     yield from append_fix(subject, run, use, command)
+
+
+def _lists_are_read_later(subject: DockerfileSubject, run: Run) -> bool:
+    """Whether a later RUN on top of this one installs without fetching the lists itself."""
+    found = False
+    for later in subject.trace.runs():
+        if later is run:
+            found = True
+            continue
+        stage: StageTrace | None = later.stage
+        while stage is not None and stage is not run.stage:
+            stage = stage.parent
+        if not found or stage is None:
+            continue
+        for call in later.calls:
+            words = [word for word in call.argv[1:] if word is not None and not word.startswith("-")]
+            if call.program not in ("apt", "apt-get", "aptitude") or not words:
+                continue
+            if "update" in words:
+                break
+            if not _READERS.isdisjoint(words):
+                return True
+    return False
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
