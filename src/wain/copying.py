@@ -296,7 +296,7 @@ def _inflated(raw: BinaryIO) -> BinaryIO:
 
 
 def _unpack(node: Node, target: Tree, destination: str, options: CopyOptions) -> None:
-    """Unpacks an archive into a folder; its owners and modes count unless flags say other ones."""
+    """Unpacks an archive; what is in it keeps its owners and modes, flags speak of the folder alone."""
     from wain.tree import Unpacked
 
     uid, gid = options.owner or (0, 0)
@@ -311,9 +311,8 @@ def _unpack(node: Node, target: Tree, destination: str, options: CopyOptions) ->
             where = f"{place}/{member.path}".lstrip("/")
             parent = target.make_folders(posixpath.dirname(where))
             where = f"{parent}/{posixpath.basename(where)}".lstrip("/")
-            owner = options.owner or (member.uid, member.gid)
             made = Node(
-                kind=member.kind, mode=member.mode & 0o7777, uid=owner[0], gid=owner[1], mtime=int(member.mtime)
+                kind=member.kind, mode=member.mode & 0o7777, uid=member.uid, gid=member.gid, mtime=int(member.mtime)
             )
             there = target.get(where)
             if member.kind == "directory":

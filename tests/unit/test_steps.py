@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wain.actions import Action, Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, Venv, classify
+from wain.dockerfile import decode, parse
+from wain.errors import DockerfileError
+from wain.steps import ShellVariables, find_target, plan, run_commands
+
+CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
+
+
+def takers(text: str, **options: str) -> list[str]:
+    return [step.taker for step in plan(parse(text), **options).steps]  # type: ignore[arg-type]
+
+
+def test_what_needs_no_command_is_native() -> None:
+    text = (
+        "FROM python:3.13\nARG A=1\nENV B=$A\nLABEL c=d\nWORKDIR /app\nCOPY . .\nADD x.tar.gz /y\nUSER 1\nEXPOSE 80\n"
+        "VOLUME /v\nSTOPSIGNAL INT\nHEALTHCHECK NONE\nRUN pip install -r requirements.txt && mkdir /x\n"
+        'SHELL ["/bin/bash", "-c"]\nENTRYPOINT ["a"]\nCMD b\nONBUILD RUN make\n'
+    )
+    assert set(takers(text)) == {"native"}
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("apt-get update", "apt-get has to be run"),
+        ("curl -o x https://host.example/x", "curl has to be run"),
+        ("make && pip install x", "make has to be run"),
+        ("pip install x | tee log", "a pipe has to be run"),
+        ("if true; then mkdir x; fi", "a condition has to be run"),
+        ("for x in a b; do mkdir $x; done", "a loop has to be run"),
+        ("mkdir $(date +%s)", "output of a command"),
+        ("cat a > b", "output of cat"),
+        ("pip install -e .", "editable"),
+        ("(cd /x && mkdir y)", "subshell"),
+        ("mkdir /{a,b}", "expanded by some shells"),
+        ("false || mkdir x", "|| depends"),
+        ("cp --reflink a b", "cp --reflink"),
+        ("python setup.py install", "has to be run"),
+    ],
+)
+def test_what_must_be_run_says_why(command: str, reason: str) -> None:
+    step = plan(parse(f"FROM x\nRUN {command}\n")).steps[1]
+    assert step.taker == "engine"
+    assert reason in step.why
+
+
+def test_a_foreign_front_end_takes_the_whole_file() -> None:
+    found = plan(parse("# syntax=registry.example/front:1\nFROM x\nCOPY a b\n"))
+    assert [step.taker for step in found.steps] == ["engine", "engine"]
+    assert plan(parse("# syntax=docker/dockerfile:1.7\nFROM x\nCOPY a b\n")).taker == "native"
+
+
+def test_stages_that_the_target_does_not_need_are_unused() -> None:
+    text = "FROM a AS one\nRUN make\nFROM b AS two\nCOPY x /x\nFROM c\nCOPY --from=two /x /x\n"
+    assert takers(text) == ["unused", "unused", "native", "native", "native", "native"]
+    assert takers(text, target="one") == ["native", "engine", *["unused"] * 4]
+    assert find_target(parse(text), "1") == 1
+    with pytest.raises(DockerfileError, match="no stage 'three'"):
+        find_target(parse(text), "three")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("true", Nothing),
+        ("set -eux", Nothing),
+        ("pip cache purge", Nothing),
+        ("pip --version", Nothing),
+        ("rm -rf /x", FileCommand),
+        ("chmod g-w x", FileCommand),
+        ("chmod -x x", FileCommand),
+        ("python3 -m venv /opt/venv", Venv),
+        ("pip config set global.index-url https://index.example/simple", PipConfig),
+        ("/opt/venv/bin/pip3 install -U pip setuptools wheel", PipInstall),
+        ("python -m pip install --no-cache-dir x==1", PipInstall),
+        ("uv pip install --system -r requirements.txt", PipInstall),
+    ],
+)
+def test_commands_are_known(words: str, kind: type[Action]) -> None:
+    assert isinstance(classify(words.split(), {}, "/"), kind)
+
+
+def test_pip_s_flags_are_read() -> None:
+    found = classify(
+        "pip install --user -r a.txt -ra2.txt --constraint=c.txt -U -i https://one.example --extra-index-url "
+        "https://two.example --extra-index-url=https://three.example --no-deps --pre x".split(),
+        {},
+        "/",
+    )
+    assert isinstance(found, PipInstall)
+    assert (found.files, found.constraints, found.requirements) == (("a.txt", "a2.txt"), ("c.txt",), ("x",))
+    assert found.user and found.upgrade and found.no_deps
+    assert found.options == {
+        "index-url": "https://one.example",
+        "extra-index-url": "https://two.example https://three.example",
+        "pre": "true",
+    }
+    assert "one.example" not in repr(found)
+
+
+def test_pip_cache_fails_where_the_cache_is_off() -> None:
+    assert isinstance(classify(["pip", "cache", "purge"], {"PIP_NO_CACHE_DIR": "1"}, "/"), Fails)
+    assert isinstance(classify(["echo", "a", "b"], {}, "/", writes=True), Echo)
+    with pytest.raises(NeedsEngine):
+        classify(["echo", "-e", "a"], {}, "/", writes=True)
+
+
+def test_variables_folder_and_attempts_are_followed() -> None:
+    instruction = parse('FROM x\nRUN cd /tmp && export A=b; C=d mkdir $A-$C "$D" && rm x || true\n').instructions[1]
+    found = list(run_commands(instruction, ShellVariables({"HOME": "/root"}), "/", ("/bin/sh", "-c")))
+    made = next(command for command in found if command.argv[0] == "mkdir")
+    assert made.argv == ("mkdir", "b-", "")
+    assert (made.cwd, made.env["C"]) == ("/tmp", "d")
+    assert {command.attempt for command in found if command.argv[0] in ("mkdir", "rm")} == {1}
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus is not here")
+def test_every_file_of_the_corpus_has_a_plan_or_a_clear_reason() -> None:
+    shares = {"native": 0, "engine": 0, "refused": 0, "wrong": 0}
+    for path in sorted(CORPUS.glob("*.Dockerfile"))[::4]:
+        try:
+            shares[plan(parse(decode(path.read_bytes()), name=path.name)).taker] += 1
+        except DockerfileError as error:
+            shares["wrong"] += 1
+            assert error.message.startswith(f"{path.name}:")
+            assert error.hint
+    print(shares)
+    assert shares["wrong"] < 5
