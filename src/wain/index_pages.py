@@ -44,8 +44,15 @@ def parse_page(data: bytes, content_type: str, *, base_url: str) -> tuple[PageLi
     if kind.endswith("+json") or kind == "application/json":
         return _parse_json(data, base_url)
     parser = _Links(base_url)
-    parser.feed(data.decode("utf-8", "replace"))
-    parser.close()
+    try:
+        parser.feed(data.decode("utf-8", "replace"))
+        parser.close()
+    except (AssertionError, ValueError) as error:
+        # What the standard library raises at declarations that are none.
+        raise TransferError(
+            f"{redact_url(base_url)} is no page of an index: its HTML is malformed",
+            hint="Check the index's URL.",
+        ) from error
     return tuple(parser.links)
 
 
@@ -81,16 +88,24 @@ class _Links(HTMLParser):
         if tag == "meta" and values.get("name", "").lower() == "pypi:repository-version":
             _check_version(values.get("content", "1.0"), self._page)
         elif tag == "base" and values.get("href"):
-            self._base = urljoin(self._page, values["href"])
+            self._base = _joined(self._page, values["href"]) or self._page
         elif tag == "a" and values.get("href"):
             if len(self.links) >= _MAX_LINKS:
                 raise TransferError(
                     f"{redact_url(self._page)} has more than {_MAX_LINKS} links",
                     hint="It is no page of an index.",
                 )
-            link = _link(urljoin(self._base, values["href"].strip()), values, self._base)
+            link = _link(_joined(self._base, values["href"].strip()), values, self._base)
             if link is not None:
                 self.links.append(link)
+
+
+def _joined(base_url: str, url: str) -> str:
+    """The URL made absolute; empty where it is malformed."""
+    try:
+        return urljoin(base_url, url)
+    except ValueError:
+        return ""
 
 
 def _link(url: str, values: dict[str, str], base_url: str) -> PageLink | None:

@@ -362,3 +362,16 @@ def test_a_network_page_may_not_name_files_of_this_machine() -> None:
 )
 def test_distribution_of(filename: str, name: str | None) -> None:
     assert distribution_of(filename) == name
+
+
+def test_html_that_is_malformed_is_an_error_of_ours_and_bad_links_are_left_out() -> None:
+    base = "https://index.example/simple/a/"
+    for page in (b"<![foo[", b"<!x [<![foo[", b"<![" * 1000):
+        try:
+            assert parse_page(page, "text/html", base_url=base) == ()
+        except TransferError as error:
+            assert "malformed" in error.message
+    with pytest.raises(TransferError, match="malformed"):
+        parse_page(b"<![foo[ ]]><a href=x>", "text/html", base_url=base)
+    page = b'<base href="http://["><a href="http://[/a-1.0.tar.gz">a</a><a href="a-2.0.tar.gz">b</a>'
+    assert [link.url for link in parse_page(page, "text/html", base_url=base)] == [base + "a-2.0.tar.gz"]
