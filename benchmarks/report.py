@@ -117,7 +117,12 @@ def _machine(document: Document) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in builds.get("versions", {}).items() if version)
     if versions:
         load = builds.get("load_before")
-        told = f" One-minute load before it began: {load:.1f}." if isinstance(load, int | float) else ""
+        told = f" Load before it began: {load:.1f}." if isinstance(load, int | float) else ""
+        if told and load > machine.get("cores", 1):
+            told += (
+                " **The machine was busy with other work: seconds by the clock mean little here, those of the processor"
+                " more.**"
+            )
         yield f"Versions: {versions}. The {builds.get('form')} form, {builds.get('at')}.{told}"
 
 
