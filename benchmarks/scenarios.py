@@ -125,10 +125,10 @@ _MONSTER_SET = (
     *_WEB_SET, *_DATA_SET, "aiohttp", "altair", "apache-airflow-client", "arrow", "azure-identity",
     "azure-storage-blob", "bokeh", "boto3", "celery", "cryptography", "dask[complete]", "django",
     "djangorestframework", "duckdb", "fastapi", "fsspec", "google-cloud-bigquery", "google-cloud-storage",
-    "graphene", "grpcio", "httpx", "ipython", "jupyterlab", "kubernetes", "langchain", "lxml", "mlflow-skinny", "nltk",
+    "graphene", "grpcio", "httpx", "ipython", "kubernetes", "lxml", "nltk",
     "networkx", "numba", "opencv-python-headless", "openai", "opentelemetry-sdk", "paramiko", "pillow", "plotly",
     "polars", "prometheus-client", "psycopg2-binary", "pyarrow", "pydantic", "pymongo", "pytest", "pyyaml", "rich",
-    "scrapy", "seaborn", "sentry-sdk", "spacy", "statsmodels", "streamlit", "sympy", "tornado", "twisted", "typer",
+    "scrapy", "seaborn", "sentry-sdk", "statsmodels", "streamlit", "sympy", "tornado", "twisted", "typer",
     "uvicorn[standard]", "xarray", "xgboost-cpu",
 )  # fmt: skip
 
