@@ -59,6 +59,8 @@ class Tools:
     """The index settings of this machine, with what the Dockerfile says over them."""
     progress: Callable[..., object] | None = None
     build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """By id. They are seen by installations alone, and never stay."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

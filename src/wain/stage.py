@@ -26,7 +26,7 @@ from wain.shell import run_script
 from wain.steps import DEFAULT_SHELL, RunCommand, ShellVariables, copy_needs_engine, run_commands
 from wain.store import Store
 from wain.substitution import expand, expand_words
-from wain.tree import Node, Tree, changes, entries, fetch_contents, joined
+from wain.tree import Data, Node, Tree, changes, entries, fetch_contents, joined
 from wain.ustar import ZIP_EPOCH
 from wain.wheels import Wheel
 
@@ -490,6 +490,7 @@ def _run(stage: StageBuild, instruction: Instruction, sources: Sources) -> None:
     values = {name: value for name, value in stage.scope.variables().items() if value is not None}
     values.setdefault("HOME", home)
     values.setdefault("PATH", DEFAULT_PATH)
+    mounted = _mount_secrets(stage, instruction, values)
     try:
         commands = list(run_commands(instruction, ShellVariables(values), stage.workdir(), stage.shell))
         if not instruction.is_json and commands:
@@ -511,6 +512,11 @@ def _run(stage: StageBuild, instruction: Instruction, sources: Sources) -> None:
                     raise NeedsEngine(str(error)) from error
     except CommandFails as error:
         raise stage.fail(instruction, f"RUN would fail: {error}", "Mend the command.") from error
+    for path, node in mounted:
+        if node is None:
+            stage.tree.remove(path)
+        else:
+            stage.tree.put(path, node)
     text = _run_text(stage, instruction)
     listed = [f"{name}={value}" for name in stage.args if (value := stage.scope.variables().get(name)) is not None]
     arguments = [f"|{len(listed)}", *listed] if listed else []
@@ -587,9 +593,38 @@ def _pip_config(stage: StageBuild, action: PipConfig, actor: Actor, env: Mapping
     write_file(stage.tree, path, text.encode(), actor, append=False)
 
 
-def mount_targets(instruction: Instruction) -> tuple[str, ...]:
-    """The folders on which a RUN's caches are mounted, as written."""
-    return tuple(mount.target for mount in mounts(instruction) if mount.kind == "cache" and mount.target)
+def _mount_secrets(
+    stage: StageBuild, instruction: Instruction, values: dict[str, str]
+) -> list[tuple[str, Node | None]]:
+    """Puts a RUN's secrets where it mounts them; what was there before, for afterwards."""
+    before: list[tuple[str, Node | None]] = []
+    for mount in mounts(instruction):
+        if mount.kind != "secret":
+            continue
+        name = stage.text(mount.id or posixpath.basename(mount.target or ""), instruction)
+        data = stage.tools.secrets.get(name)
+        if data is None:
+            if mount.required:
+                raise stage.fail(
+                    instruction, f"the secret {name} is not given", f"Give it: --secret id={name},src=FILE."
+                )
+            continue
+        if mount.env is not None:
+            values[mount.env] = data.decode("utf-8", "surrogateescape")
+            if mount.target is None:
+                continue
+        path = stage.tree.resolve(joined(stage.workdir(), mount.target or f"/run/secrets/{name}"))
+        parts = path.split("/")
+        missing = next(
+            (place for end in range(1, len(parts)) if stage.tree.get(place := "/".join(parts[:end])) is None), None
+        )
+        if missing is not None:
+            before.insert(0, (missing, None))
+        else:
+            before.insert(0, (path, stage.tree.get(path)))
+        stage.tree.make_folders(posixpath.dirname(path))
+        stage.tree.put(path, Node(kind="file", mode=0o400, size_bytes=len(data), content=Data(data)))
+    return before
 
 
 _HANDLERS: dict[str, Callable[[StageBuild, Instruction, Sources], None]] = {

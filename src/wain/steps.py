@@ -8,10 +8,11 @@ Sources: Dockerfile reference; POSIX.1-2024, Shell Command Language.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from wain.actions import Action, NeedsEngine, classify
+from wain.actions import Action, NeedsEngine, Nothing, PipInstall, classify
 from wain.dockerfile import Dockerfile, Instruction, Span, Stage, dockerfile_error
 from wain.errors import DockerfileError
 from wain.mounts import mounts
@@ -24,7 +25,6 @@ from wain.shell import (
     Command,
     Literal,
     Redirection,
-    Script,
     Statement,
     Variable,
     Word,
@@ -311,8 +311,11 @@ def run_commands(
             raise NeedsEngine(f"RUN --network={flag.value} needs a container")
         if flag.name in {"security", "device"} and flag.value != "sandbox":
             raise NeedsEngine(f"RUN --{flag.name} needs a container")
+    has_secrets = False
     for mount in mounts(instruction):
-        if mount.kind != "cache":
+        if mount.kind == "secret" and not (mount.target or "").endswith("netrc"):
+            has_secrets = True
+        elif mount.kind != "cache":
             raise NeedsEngine(f"RUN --mount=type={mount.kind} needs a container")
     if not shell or not is_shell(shell[0]):
         raise NeedsEngine(f"the shell {shell[0] if shell else ''} has to be run")
@@ -322,16 +325,17 @@ def run_commands(
     if script.has_errors:
         raise NeedsEngine("its shell text is not understood")
     if instruction.is_json and script.statements:
-        yield from _json_command(script, instruction, env, cwd)
-        return
-    walk = _Walk(env, cwd)
-    for statement in script.statements:
-        yield from walk.statement(statement)
+        found = _json_command(instruction, env, cwd)
+    else:
+        walk = _Walk(env, cwd)
+        found = itertools.chain.from_iterable(walk.statement(statement) for statement in script.statements)
+    for command in found:
+        if has_secrets and not isinstance(command.action, PipInstall | Nothing):
+            raise NeedsEngine(f"{command.argv[0]} sees a secret, so that it has to be run")
+        yield command
 
 
-def _json_command(
-    script: Script, instruction: Instruction, env: Mapping[str, str | None], cwd: str
-) -> Iterator[RunCommand]:
+def _json_command(instruction: Instruction, env: Mapping[str, str | None], cwd: str) -> Iterator[RunCommand]:
     argv = instruction.values
     if len(argv) >= 3 and is_shell(argv[0]):
         raise NeedsEngine(f"{argv[0]} has to be run")

@@ -325,3 +325,28 @@ def test_the_readme_s_dockerfile_is_the_same_and_faster(
             answers.append(fetch_page(port, timeout_seconds=90))
     assert answers[0] == answers[1]
     assert "flask" in str(answers[0])
+
+
+def test_debian_s_own_python_takes_what_pip_takes_there(
+    base_debian: Base, docker: Docker, registry: Registry, wain: Wain, index_front: IndexFront, tmp_path: Path
+) -> None:
+    base = base_debian.push(registry, "bases/debian:1")
+    context = make_context(tmp_path / "context")
+    head = f"FROM {base}\nENV PIP_INDEX_URL={index_front.url} PIP_NO_CACHE_DIR=1\nCOPY requirements.txt /r/\n"
+    file = context / "Dockerfile"
+    file.write_text(head + "RUN pip install -r /r/requirements.txt\n")
+    ours, theirs = (f"{registry.host}/debian/app:{name}" for name in ("wain", "docker"))
+    refused = wain("build", "-f", "Dockerfile", "-t", ours, "--push", ".", cwd=context, check=False)
+    assert refused.code != 0
+    assert "Dockerfile:4" in refused.stderr
+    assert "externally managed" in refused.stderr
+    assert "externally-managed" in docker.build(context, theirs, check=False).output
+    file.write_text(
+        head + "RUN pip install --break-system-packages -r /r/requirements.txt && pip3 --version\n"
+        "RUN pip install --break-system-packages --prefix=/opt/p six\n"
+    )
+    wain("build", "-f", "Dockerfile", "-t", ours, "--push", ".", cwd=context)
+    docker.build(context, theirs)
+    docker.cli("push", "--quiet", theirs)
+    images = Images(registry)
+    assert not list(differences(images.read("debian/app:wain"), images.read("debian/app:docker")))

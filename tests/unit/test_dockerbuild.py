@@ -28,7 +28,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def make(
-    text: str, context: Path, store: Store, *, args: Mapping[str, str] | None = None, target: str | None = None
+    text: str,
+    context: Path,
+    store: Store,
+    *,
+    args: Mapping[str, str] | None = None,
+    target: str | None = None,
+    secrets: Mapping[str, bytes] | None = None,
 ) -> DockerfileBuilt:
     made: dict[str, Image] = {}
 
@@ -37,7 +43,9 @@ def make(
             raise UsageError(f"no image {name}", hint="none")
         return made[name]
 
-    tools = Tools(store=store, transport=Transport(offline=True), settings=lambda flags: IndexSettings())
+    tools = Tools(
+        store=store, transport=Transport(offline=True), settings=lambda flags: IndexSettings(), secrets=secrets or {}
+    )
     request = DockerfileRequest(
         dockerfile=parse(text),
         path=None,
@@ -187,3 +195,13 @@ def test_patterns_and_users() -> None:
     with pytest.raises(CommandFails):
         user_ids("b", passwd, group)
     assert Actor(uid=0, gid=0, cwd="/", passwd="", group="", now=0).uid == 0
+
+
+def test_secrets_are_gone_after_their_run(context: Path, store: Store) -> None:
+    run = "RUN --mount=type=secret,id=conf,target=/etc/deep/pip.conf --mount=type=secret,id=b true\n"
+    image = make(SHELL + run, context, store, secrets={"conf": b"password", "b": b"other"}).image
+    assert len(image.layers) == 1
+    with pytest.raises(DockerfileError, match="the secret conf is not given"):
+        make(SHELL + run.replace("id=conf,", "id=conf,required=true,"), context, store)
+    with pytest.raises(EngineError, match="cp sees a secret"):
+        make(SHELL + "RUN --mount=type=secret,id=b cp /run/secrets/b /x\n", context, store, secrets={"b": b""})

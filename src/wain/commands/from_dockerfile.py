@@ -35,6 +35,9 @@ def add_dockerfile_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="the value of an ARG")
     group.add_argument("--target", metavar="STAGE", help="the stage to build (default: the last one)")
     group.add_argument(
+        "--secret", action="append", default=[], metavar="id=ID,src=FILE", help="what RUN --mount=type=secret sees"
+    )
+    group.add_argument(
         "--base-mirror", action="append", default=[], metavar="FROM=TO", help="where a registry's images are read"
     )
 
@@ -146,7 +149,34 @@ def _tools(args: argparse.Namespace, workshop: Workshop) -> Tools:
         settings=settings,
         progress=workshop.progress,
         build_env=wain.build_env,
+        secrets=dict(_secret(text) for text in args.secret),
     )
+
+
+def _secret(text: str) -> tuple[str, bytes]:
+    """`id=ID[,src=FILE][,env=NAME]` as docker reads it: without either, a variable of the id's name, else a file."""
+    import csv
+
+    values = dict(field.partition("=")[::2] for field in next(csv.reader([text]), []))
+    name = values.get("id", "")
+    if not name or set(values) - {"id", "src", "source", "env", "type"}:
+        raise UsageError(f"--secret {text!r} is not id=ID,src=FILE", hint="Or give a variable: id=ID,env=NAME.")
+    place = values.get("src") or values.get("source")
+    variable = values.get("env") or (name if place is None and name in os.environ else None)
+    if variable is not None:
+        if variable not in os.environ:
+            raise UsageError(f"--secret id={name}: there is no variable {variable}", hint="Set it, or give src=FILE.")
+        return name, os.environ[variable].encode("utf-8", "surrogateescape")
+    path = Path(place or name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"--secret id={name}: {path} cannot be read: {error.strerror}", hint="Check its path."
+        ) from error
+    if len(data) > 500_000:
+        raise UsageError(f"--secret id={name}: {path} has more than 500 kB", hint="Secrets are small files.")
+    return name, data
 
 
 def _print_steps(console: Console, plan: StepPlan) -> None:
