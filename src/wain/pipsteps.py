@@ -1,9 +1,9 @@
-"""What `pip install`, `uv pip install` and `python -m venv` in a Dockerfile do, done on a stage's tree.
+"""What `pip install` and `uv pip install` in a Dockerfile do, done on a stage's tree.
 
 pip's meaning holds: which environment a command belongs to, where that environment's pip puts things for its user, what
 is there already and stays, what pip refuses. The wheels come from the store.
 
-Sources: pip's user guide and its documentation of installation; PEP 405, PEP 668, PEP 508.
+Sources: pip's user guide and its documentation of installation; PEP 508, PEP 668.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from wain.actions import NeedsEngine, PipInstall, Venv
+from wain.actions import NeedsEngine, PipInstall
 from wain.bases import BaseFacts
 from wain.digest import Digest
 from wain.filework import Actor, CommandFails, joined_raw
@@ -31,7 +31,7 @@ from wain.pipconf import Setting
 from wain.platforms import Target
 from wain.settings import IndexSettings, normalize_name
 from wain.store import Store
-from wain.tree import Data, Node, Tree, joined, parts_of
+from wain.tree import Node, Tree, joined, parts_of
 from wain.wheels import Wheel
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def environment_of(
     if root is not None:
         config = tree.text(f"{root}/pyvenv.cfg") or ""
         scheme = Scheme.venv(root, minor, interpreter=interpreter)
-        scheme = _resolved(tree, scheme)
+        scheme = resolved_scheme(tree, scheme)
         system = re.search(r"(?mi)^include-system-site-packages\s*=\s*true", config) is not None
         sites = (scheme.purelib, *(_system_sites(facts) if system else ()))
         return Environment(scheme=scheme, sites=sites, root=root.strip("/"), is_venv=True, managed=False)
@@ -226,7 +226,8 @@ def _system_sites(facts: BaseFacts) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _resolved(tree: Tree, scheme: Scheme) -> Scheme:
+def resolved_scheme(tree: Tree, scheme: Scheme) -> Scheme:
+    """The scheme with the links on its paths followed."""
     return replace(
         scheme,
         purelib=tree.resolve(scheme.purelib),
@@ -286,7 +287,7 @@ def pip_install(
         if wheel.name in installed:
             _uninstall(tree, wheel.name, installed[wheel.name], scheme, environment)
     if wanted_wheels:
-        _put(tree, wanted_wheels, scheme, actor, skips=action.target is not None and not upgrade)
+        put_wheels(tree, wanted_wheels, scheme, actor, skips=action.target is not None and not upgrade)
     return wheels
 
 
@@ -657,7 +658,7 @@ def _wheels(
     )
 
 
-def _put(tree: Tree, wheels: Sequence[Wheel], scheme: Scheme, actor: Actor, *, skips: bool = False) -> None:
+def put_wheels(tree: Tree, wheels: Sequence[Wheel], scheme: Scheme, actor: Actor, *, skips: bool = False) -> None:
     """Puts the files of wheels where the scheme says, in shares that may become layers."""
     clusters = [cluster for cluster in colliding(wheels, scheme) if len(cluster) > 1]
     together = {wheel.name for cluster in clusters for wheel in cluster}
@@ -700,133 +701,3 @@ def put_plan(tree: Tree, files: Sequence[PlannedFile], share: Share, actor: Acto
                 content=WheelFile(share, file),
             ),
         )
-
-
-def make_venv(
-    action: Venv, tree: Tree, facts: BaseFacts, env: Mapping[str, str], actor: Actor, tools: Tools
-) -> list[Wheel]:
-    """Makes virtual environments as the base's venv module, or uv, makes them.
-
-    :raises CommandFails: when there is no such Python.
-    :raises NeedsEngine: when the base's Python is not the one that is known.
-    """
-    program = action.python or facts.command
-    if action.is_uv:
-        raise NeedsEngine("uv venv has to be run")
-    environment = environment_of(tree, program, facts, env, actor.cwd)
-    if environment.is_venv:
-        raise NeedsEngine("an environment of an environment has to be run")
-    executable = environment.scheme.interpreter
-    stdlib = f"{facts.prefix}/lib/python{facts.python.short}"
-    wheels: list[Wheel] = []
-    for folder in action.folders:
-        root = "/" + joined(actor.cwd, folder)
-        if action.clear and (node := tree.get(tree.resolve(root))) is not None:
-            for name in list(node.children or {}):
-                tree.remove(f"{tree.resolve(root)}/{name}")
-        _skeleton(tree, root, executable, facts, stdlib, action, actor)
-        if action.with_pip:
-            wheels += _ensure_pip(tree, root, executable, facts, stdlib, actor, tools)
-    return wheels
-
-
-def _skeleton(
-    tree: Tree, root: str, executable: str, facts: BaseFacts, stdlib: str, action: Venv, actor: Actor
-) -> None:
-    minor = facts.python.short
-    number = facts.python.minor
-    uid, gid = actor.uid, actor.gid
-
-    def put(path: str, text: str, mode: int = 0o644) -> None:
-        data = text.encode()
-        node = Node(kind="file", mode=mode, size_bytes=len(data), content=Data(data), mtime=actor.now, uid=uid, gid=gid)
-        tree.put(f"{real}/{path}", node)
-
-    def link(path: str, target: str) -> None:
-        if tree.get(f"{real}/{path}") is None:
-            tree.put(
-                f"{real}/{path}", Node(kind="symlink", mode=0o777, target=target, mtime=actor.now, uid=uid, gid=gid)
-            )
-
-    real = tree.make_folders(root, uid=uid, gid=gid)
-    for name in (f"include/python{minor}" if number >= 13 else "include", "bin", f"lib/python{minor}/site-packages"):
-        tree.make_folders(f"{real}/{name}", uid=uid, gid=gid)
-    link("lib64", "lib")
-    lines = [
-        f"home = {posixpath.dirname(executable)}",
-        f"include-system-site-packages = {'true' if action.system_site else 'false'}",
-        f"version = {facts.python}",
-    ]
-    if number >= 11:
-        options = (" --system-site-packages" if action.system_site else "") + (
-            "" if action.with_pip else " --without-pip"
-        )
-        lines += [
-            f"executable = {facts.interpreter}",
-            f"command = {executable} -m venv{options} {root}",
-        ]
-    put("pyvenv.cfg", "".join(f"{line}\n" for line in lines))
-    if number >= 13:
-        put(".gitignore", "# Created by venv; see https://docs.python.org/3/library/venv.html\n*\n")
-    name = posixpath.basename(executable)
-    link(f"bin/{name}", executable)
-    for other in ("python", "python3", *((f"python{minor}",) if number >= 10 else ())):
-        link(f"bin/{other}", name)
-    _activation(tree, real, root, name, number, stdlib, put)
-
-
-def _activation(
-    tree: Tree, real: str, root: str, python: str, number: int, stdlib: str, put: Callable[..., None]
-) -> None:
-    import shlex
-
-    prompt = posixpath.basename(root)
-    for kind in ("common", "posix"):
-        folder = tree.find(f"{stdlib}/venv/scripts/{kind}")
-        for name in sorted((folder.children if folder is not None else None) or {}):
-            node = tree.find(f"{stdlib}/venv/scripts/{kind}/{name}")
-            if node is None or node.kind != "file" or node.content is None or node.size_bytes > 1 << 20:
-                continue
-            with node.content.open() as stream:
-                text = stream.read().decode()
-            quotes = number >= 13 or ("__VENV_DIR__" in text and '"__VENV_DIR__"' not in text)
-            values = {
-                "DIR": root,
-                "NAME": prompt,
-                "PROMPT": prompt if number >= 13 else f"({prompt}) ",
-                "BIN_NAME": "bin",
-                "PYTHON": f"{root}/bin/{python}",
-            }
-            for key, value in values.items():
-                text = text.replace(f"__VENV_{key}__", shlex.quote(value) if quotes else value)
-            put(f"bin/{name}", text, mode=node.mode & 0o755)
-
-
-def _ensure_pip(
-    tree: Tree, root: str, executable: str, facts: BaseFacts, stdlib: str, actor: Actor, tools: Tools
-) -> list[Wheel]:
-    places = (f"{stdlib}/ensurepip/_bundled", "/usr/share/python-wheels")
-    bundled: dict[str, Node] = {}
-    for place in places:
-        folder = tree.find(place)
-        for name, node in ((folder.children if folder is not None else None) or {}).items():
-            if re.fullmatch(r"(pip|setuptools)-[^-]+-py[23.py]*-none-any\.whl", name):
-                bundled.setdefault(name, node)
-        if bundled:
-            break
-    if facts.python.minor >= 12:
-        bundled = {name: node for name, node in bundled.items() if name.startswith("pip-")}
-    if not any(name.startswith("pip-") for name in bundled):
-        raise CommandFails("the base's Python has no ensurepip, so that venv fails without --without-pip")
-    wheels = []
-    for name, node in sorted(bundled.items()):
-        assert node.content is not None
-        with node.content.open() as stream:
-            digest = tools.store.put(stream, kind="wheel", note=name)
-        path = tools.store.path(digest)
-        assert path is not None
-        wheels.append(Wheel.open(path, digest=digest, filename=name))
-    interpreter = f"{root}/bin/{posixpath.basename(executable)}"
-    scheme = _resolved(tree, Scheme.venv(root, facts.python.short, interpreter=interpreter))
-    _put(tree, wheels, scheme, actor)
-    return wheels

@@ -20,7 +20,7 @@ from wain.image import Image
 from wain.layers import Layer, files_layer
 from wain.mounts import mounts
 from wain.oci import JSON, History, Runtime
-from wain.pipsteps import Share, Tools, WheelFile, make_venv, pip_install
+from wain.pipsteps import Share, Tools, WheelFile, pip_install
 from wain.scopes import Scope
 from wain.shell import run_script
 from wain.steps import DEFAULT_SHELL, RunCommand, ShellVariables, copy_needs_engine, run_commands
@@ -28,6 +28,7 @@ from wain.store import Store
 from wain.substitution import expand, expand_words
 from wain.tree import Data, Node, Tree, changes, entries, fetch_contents, joined
 from wain.ustar import ZIP_EPOCH
+from wain.venvs import make_venv
 from wain.wheels import Wheel
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
