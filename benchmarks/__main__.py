@@ -100,7 +100,7 @@ def sizes(folder: Path, *, full: bool) -> Mapping[str, Any]:
                 for path in micro.download(pins, front, scenario.python, folder / scenario.name):
                     wheels.setdefault(path.name, path)
             except (AssertionError, subprocess.CalledProcessError) as error:
-                failures.append(f"{scenario.name}: {error}")
+                failures.append(f"{scenario.name}: its wheels cannot be had ({type(error).__name__})")
                 say(f"sizes: the wheels of {scenario.name} cannot be had: {str(error)[-500:]}")
     # In no order of size or name, so that those that are left out are not of a kind.
     ordered = sorted(wheels.values(), key=lambda path: hashlib.sha256(path.name.encode()).digest())

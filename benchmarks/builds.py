@@ -324,5 +324,8 @@ class Builds:
             return None
 
     def _failed(self, text: str) -> None:
-        self.failures.append(text[-1500:])
+        # The document keeps what and why; commands and their folders are on the screen.
+        what, _, why = text.partition(": ")
+        lines = [line.strip() for line in why.splitlines() if line.strip()]
+        self.failures.append(f"{what}: {lines[-1][-300:] if lines else 'failed'}")
         print(f"FAILED {text}", file=sys.stderr)
