@@ -79,7 +79,13 @@ def build_dockerfile(
     :raises DockerfileError: when a step would fail.
     :raises WainError: of every kind that bases, indexes and files can have.
     """
-    return _Build(request, tools, read).run()
+    try:
+        return _Build(request, tools, read).run()
+    except RecursionError as error:
+        raise DockerfileError(
+            f"{request.dockerfile.name}: folders in the context or a base nest hundreds deep",
+            hint="Name the deep folder in .dockerignore, or use another base.",
+        ) from error
 
 
 class _Build:

@@ -13,7 +13,9 @@ import itertools
 import json
 import logging
 import posixpath
+import shutil
 import tempfile
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +35,6 @@ log = logging.getLogger(__name__)
 
 _counter = itertools.count(1)
 _MAX_TEXT_BYTES = 256 << 10
-_MAX_TEXTS_BYTES = 8 << 20
 _TEXTS = frozenset(
     "etc/passwd etc/group etc/pip.conf etc/xdg/pip/pip.conf root/.pip/pip.conf root/.config/pip/pip.conf".split()
 )
@@ -382,13 +383,23 @@ class InLayer:
         return self.files.open(self)
 
 
+class Scratch:
+    """A temporary folder that is gone when nothing refers to it, or the process ends."""
+
+    __slots__ = ("__weakref__", "_finalizer", "path")
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="wain-files-"))
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 class BaseFiles:
     """The bytes of a base's files: a layer is gone through once for all that are wanted of it."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = tuple(layers)
         self._paths: dict[tuple[int, int], Path] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
 
     def open(self, wanted: InLayer) -> BinaryIO:
         key = (wanted.layer, wanted.number)
@@ -406,7 +417,7 @@ class BaseFiles:
             if (item.layer, item.number) not in self._paths:
                 by_layer.setdefault(item.layer, set()).add(item.number)
         if by_layer and self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="wain-files-")
+            self._folder = Scratch()
         for layer, numbers in by_layer.items():
             assert self._folder is not None
             with self._layers[layer].open() as stream:
@@ -418,19 +429,13 @@ class BaseFiles:
                 )
                 for number, _ in enumerate(reader):
                     if number in numbers:
-                        path = Path(self._folder.name) / f"{layer}-{number}"
+                        path = self._folder.path / f"{layer}-{number}"
                         with path.open("wb") as out:
                             while chunk := reader.read(CHUNK_BYTES):
                                 out.write(chunk)
                         self._paths[layer, number] = path
             if any((layer, number) not in self._paths for number in numbers):
                 raise ImageError("a layer has changed since it was read", hint="Fetch the image again.")
-
-    def close(self) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
-            self._paths.clear()
 
 
 def fetch_contents(found: Changes) -> None:
@@ -555,7 +560,7 @@ class Unpacked:
     """Files taken out of an archive, kept in a temporary folder as long as one of them is."""
 
     def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
         self._count = 0
 
     def keep(self, reader: TarReader) -> tuple[Content, int]:
@@ -564,8 +569,8 @@ class Unpacked:
         if len(data) < 64 << 10:
             return Data(data), len(data)
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="wain-files-")
-        path = Path(self._folder.name) / str(self._count)
+            self._folder = Scratch()
+        path = self._folder.path / str(self._count)
         self._count += 1
         size = 0
         with path.open("wb") as out:
@@ -577,7 +582,7 @@ class Unpacked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
-    folder: tempfile.TemporaryDirectory[str]
+    folder: Scratch
     path: Path
 
     def open(self) -> BinaryIO:

@@ -129,3 +129,13 @@ def test_many_files_and_their_layer(tmp_path: Path) -> None:
     found = entries(changes(before, tree.root))
     assert len(found) == 1 + 50 + 5000
     assert {(entry.uid, entry.gid) for entry in found if entry.kind == "file"} == {(5, 6)}
+
+
+def test_a_very_large_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    with (tmp_path / "big").open("wb") as stream:
+        stream.truncate(2 << 30)
+    node = context(tmp_path).get("big")
+    assert node is not None and node.size_bytes == 2 << 30
+    assert node.content is not None
+    with node.content.open() as opened:
+        assert len(opened.read(1 << 20)) == 1 << 20

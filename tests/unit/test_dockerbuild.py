@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
+import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -205,3 +207,23 @@ def test_secrets_are_gone_after_their_run(context: Path, store: Store) -> None:
         make(SHELL + run.replace("id=conf,", "id=conf,required=true,"), context, store)
     with pytest.raises(EngineError, match="cp sees a secret"):
         make(SHELL + "RUN --mount=type=secret,id=b cp /run/secrets/b /x\n", context, store, secrets={"b": b""})
+
+
+def test_folders_that_nest_too_deep_are_told(tmp_path: Path, store: Store) -> None:
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    here = os.open(deep, os.O_RDONLY)
+    try:
+        for _ in range(1200):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+    finally:
+        os.close(here)
+    try:
+        with pytest.raises(DockerfileError, match="nest hundreds deep"):
+            make("FROM scratch\nCOPY . /x\n", deep, store)
+    finally:
+        # Python's own removal gives up at this depth.
+        subprocess.run(["rm", "-rf", str(deep)], check=True)
