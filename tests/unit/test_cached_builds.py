@@ -38,7 +38,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 """
 
 
-def _sdist() -> bytes:
+def sdist_of_made() -> bytes:
     files = {
         "PKG-INFO": "Metadata-Version: 2.2\nName: made\nVersion: 1.0\n",
         "pyproject.toml": (
@@ -61,7 +61,7 @@ def _wheel(wain: Wain) -> str:
 
 
 def _with_sdist(wain: Wain) -> str:
-    wain.index.put("made", "made-1.0.tar.gz", _sdist())
+    wain.index.put("made", "made-1.0.tar.gz", sdist_of_made())
     wain.index.add("backend-part", "1.0")
     return "made"
 

@@ -24,6 +24,7 @@ _PACKAGES = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
+    "strace": "strace",
     "qemu-aarch64-static": "qemu-user-static",
     "ctr": "containerd",
 }
