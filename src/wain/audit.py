@@ -197,7 +197,11 @@ def audit_text(
     except DockerfileError as error:
         settings.rules()
         return Audit(target=name, findings=(_unparsed(error, name, text),), text=text)
-    return audit(DockerfileSubject.of(dockerfile, options=settings.options, read=read), settings=settings)
+    subject = DockerfileSubject.of(dockerfile, options=settings.options, read=read)
+    try:
+        return audit(subject, settings=settings)
+    finally:
+        subject.trace.release()
 
 
 def _unparsed(error: DockerfileError, name: str, text: str) -> Finding:

@@ -792,6 +792,8 @@ def cache_use(call: Invocation) -> CacheUse | None:
 def cleaned_folders(call: Invocation) -> tuple[str, ...]:
     """The folders that a tool's own clean command empties: `pip cache purge`, `uv cache clean`, `apt-get clean`, ..."""
     program = call.program
+    if program not in _CANDIDATES and not is_pip(program) and not is_python(program):
+        return ()
     pip = pip_call(call.argv)
     if pip is not None:
         if pip.verb == "cache" and pip.operands[:1] == ("purge",):

@@ -201,6 +201,11 @@ class Trace:
         for stage in self.stages:
             yield from stage.runs
 
+    def release(self) -> None:
+        """Take the runs off their stages: what points both ways waits for the collector, which is slow."""
+        for stage in self.stages:
+            stage.runs.clear()
+
     @property
     def uses_buildkit(self) -> bool:
         """Whether the file already uses what only BuildKit has: mounts, heredocs, --link, a syntax directive."""
@@ -558,6 +563,8 @@ class _Effects:
     def pip_config(self, call: Call) -> None:
         from wain.installers import pip_call, pip_config_paths
 
+        if "config" not in call.argv:
+            return
         pip = pip_call(call.argv)
         if pip is None or pip.verb != "config":
             return

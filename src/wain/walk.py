@@ -13,6 +13,7 @@ from wain.dockerfile import Span
 from wain.installers import is_pip, is_python
 from wain.paths import absolute
 from wain.shell import (
+    SHELLS,
     TEXT_LIMIT,
     AndOr,
     Assignment,
@@ -21,6 +22,7 @@ from wain.shell import (
     Command,
     Conditional,
     Function,
+    Literal,
     Loop,
     Opaque,
     Pipeline,
@@ -121,6 +123,7 @@ class Walker:
         on_call: Callable[[Call], None],
     ) -> None:
         self.env = env
+        self.is_shared = True
         self.cwd = cwd
         self.user = user
         self.home_of = home_of
@@ -144,6 +147,21 @@ class Walker:
         self.current = outer
         self.nesting -= 1
 
+    def own(self) -> dict[str, str | None]:
+        """The variables to change: calls and saved states hold the ones before, which stay as they were."""
+        if self.is_shared:
+            self.env, self.is_shared = dict(self.env), False
+        return self.env
+
+    def share(self) -> dict[str, str | None]:
+        """The variables to keep: what changes them later changes a copy."""
+        self.is_shared = True
+        return self.env
+
+    def restore(self, env: dict[str, str | None]) -> None:
+        """Back to variables that were kept."""
+        self.env, self.is_shared = env, True
+
     def fresh(self, branch: tuple[int, ...]) -> tuple[int, ...]:
         self.branches += 1
         return (*branch, self.branches)
@@ -154,9 +172,10 @@ class Walker:
 
     def isolated(self, statements: tuple[Statement, ...], branch: tuple[int, ...]) -> None:
         """Walk in a subshell: variables and folder come back after it."""
-        env, cwd = dict(self.env), self.cwd
+        env, cwd = self.share(), self.cwd
         self.block(statements, branch)
-        self.env, self.cwd = env, cwd
+        self.restore(env)
+        self.cwd = cwd
 
     def statement(self, statement: Statement, branch: tuple[int, ...]) -> None:
         if len(self.calls) > _CALL_LIMIT:
@@ -194,14 +213,15 @@ class Walker:
                 self.block(statement.body, branch)
         elif isinstance(statement, Conditional):
             self.block(statement.always, branch)
-            env, cwd = dict(self.env), self.cwd
+            env, cwd = self.share(), self.cwd
             for body in statement.branches:
-                self.env, self.cwd = dict(env), cwd
+                self.restore(env)
+                self.cwd = cwd
                 self.block(body, self.fresh(branch))
             merged = {key: value for key, value in self.env.items() if env.get(key, "") == value}
             for key in {*env, *self.env} - set(merged):
                 merged[key] = None
-            self.env, self.cwd = merged, cwd
+            self.env, self.is_shared, self.cwd = merged, False, cwd
         elif isinstance(statement, Loop):
             self.loop(statement, branch)
         elif isinstance(statement, Function):
@@ -219,10 +239,10 @@ class Walker:
             flat = [one for value in values if value is not None for one in value]
             if values and all(value is not None for value in values) and 0 < len(flat) <= 20:
                 for value in flat:
-                    self.env[loop.variable] = value
+                    self.own()[loop.variable] = value
                     self.block(loop.body, branch)
                 return
-            self.env[loop.variable] = None
+            self.own()[loop.variable] = None
         self.block(loop.body, inner)
 
     def assign(self, assignment: Assignment) -> None:
@@ -230,10 +250,12 @@ class Walker:
         if assignment.appends and value is not None:
             before = self.env.get(assignment.name, "")
             value = before + value if before is not None and len(before) < TEXT_LIMIT else None
-        self.env[assignment.name] = value
+        self.own()[assignment.name] = value
 
     def command(self, command: Command, branch: tuple[int, ...]) -> None:
         for word in command.words:
+            if len(word.parts) == 1 and isinstance(word.parts[0], Literal):
+                continue
             for script in word.substitutions():
                 self.substitution(script, branch)
         for assignment in command.assignments:
@@ -244,11 +266,19 @@ class Walker:
             for assignment in command.assignments:
                 self.assign(assignment)
             if command.redirections:
-                self.emit((), (), command, branch, (), dict(self.env), self.cwd, self.user)
+                self.emit((), (), command, branch, (), self.share(), self.cwd, self.user)
             return
         argv: list[str | None] = []
         words: list[Word | None] = []
         for word in command.words:
+            parts = word.parts
+            if len(parts) == 1:
+                only = parts[0]
+                # What nearly all words are; `fields` says the same, slower.
+                if isinstance(only, Literal) and (only.quoted or only.text[:1] != "~"):
+                    argv.append(only.text)
+                    words.append(word)
+                    continue
             fields = word.fields(self.env)
             if fields is None:
                 argv.append(_tail(word))
@@ -261,22 +291,23 @@ class Walker:
                 words.extend([None] * len(fields))
         if not argv:
             return
-        env = self.env
+        env = self.share()
         if command.assignments:
-            env = dict(self.env)
-            outer, self.env = self.env, env
+            outer = env
             for assignment in command.assignments:
                 self.assign(assignment)
-            self.env = outer
+            env = self.env
+            self.restore(outer)
         self.resolve(tuple(argv), tuple(words), command, branch, (), env, self.cwd, self.user)
 
     def substitution(self, script: Script, branch: tuple[int, ...]) -> None:
-        env, cwd = dict(self.env), self.cwd
+        env, cwd = self.share(), self.cwd
         if self.nesting < _NESTING_LIMIT:
             self.nesting += 1
             self.block(script.statements, branch)
             self.nesting -= 1
-        self.env, self.cwd = env, cwd
+        self.restore(env)
+        self.cwd = cwd
 
     def builtin(self, argv: tuple[str | None, ...]) -> None:
         """cd, export and the like, which change the state that later commands run in."""
@@ -291,11 +322,11 @@ class Walker:
             for value in argv[1:]:
                 if value is not None and "=" in value and not value.startswith("-"):
                     key, _, text = value.partition("=")
-                    self.env[key] = text
+                    self.own()[key] = text
         elif name == "unset":
             for value in argv[1:]:
                 if value is not None and not value.startswith("-"):
-                    self.env.pop(value, None)
+                    self.own().pop(value, None)
 
     def resolve(
         self,
@@ -314,6 +345,8 @@ class Walker:
             if not argv:
                 return
             index: int | None = None
+            if program not in _SPECIAL and program not in self.functions:
+                break
             if program in {"cd", "pushd", "export", "declare", "typeset", "readonly", "local", "unset"}:
                 if not wrappers:
                     self.builtin_words(argv, words)
@@ -377,7 +410,7 @@ class Walker:
                     text = getattr(first, "text", "")
                     name, equals, _ = text.partition("=")
                     if equals:
-                        self.env[name] = None
+                        self.own()[name] = None
         self.builtin(argv)
 
     def activate(self, argv: tuple[str | None, ...]) -> None:
@@ -385,9 +418,10 @@ class Walker:
         path = absolute(argv[1], self.cwd) if len(argv) > 1 else None
         if path is not None and path.endswith("/bin/activate"):
             venv = path.removesuffix("/bin/activate")
-            self.env["VIRTUAL_ENV"] = venv
-            before = self.env.get("PATH")
-            self.env["PATH"] = f"{venv}/bin:{before}" if before else f"{venv}/bin"
+            own = self.own()
+            own["VIRTUAL_ENV"] = venv
+            before = own.get("PATH")
+            own["PATH"] = f"{venv}/bin:{before}" if before else f"{venv}/bin"
 
     def sudo(
         self, argv: tuple[str | None, ...], env: dict[str, str | None], user: str | None
@@ -523,21 +557,23 @@ class Walker:
     ) -> None:
         if text is None or self.current is None or self.nesting >= _NESTING_LIMIT:
             return
-        from wain.shell import parse_script
+        from wain.shell import nested_script, parse_script
 
         if word is not None:
-            script = self.current.nested(word, text)
+            script = nested_script(self.current, word, text)
         else:
             script = parse_script(text, None, within=command.span)
-        saved = self.env, self.cwd, self.user
+        saved = self.share(), self.cwd, self.user
         outer = self.outer_wrappers
         self.outer_wrappers = (*outer, *(one for one in wrappers if one in _USER_CHANGERS))
-        self.env, self.cwd, self.user = dict(env), cwd, user
+        self.restore(env)
+        self.cwd, self.user = cwd, user
         self.script(script, branch)
         self.outer_wrappers = outer
         if shares:
             saved = self.env, self.cwd, user
-        self.env, self.cwd, self.user = saved
+        self.restore(saved[0])
+        _, self.cwd, self.user = saved
 
     def emit(
         self,
@@ -554,7 +590,7 @@ class Walker:
         call = Call(
             argv=argv,
             words=words,
-            env=dict(env),
+            env=env,
             cwd=cwd,
             user=user,
             home=home,
@@ -573,6 +609,13 @@ class Walker:
             self.order_offset += _CALL_LIMIT * 2
             self.nested(argv[1], None, command, branch, wrappers, env, cwd, user)
             self.order_offset -= _CALL_LIMIT * 2
+
+
+# Every program that `resolve` does something about.
+_SPECIAL = frozenset(
+    "cd pushd export declare typeset readonly local unset source . eval su runuser trap sudo env gosu su-exec setpriv "
+    "chpst timeout chroot poetry pipenv pdm hatch uv rye conda mamba micromamba".split()
+) | frozenset({*_WRAPPERS, *SHELLS})
 
 
 def _given(argv: tuple[str | None, ...]) -> set[str]:

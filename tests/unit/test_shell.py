@@ -18,6 +18,7 @@ from wain.shell import (
     Opaque,
     Pipeline,
     Script,
+    nested_script,
     parse_script,
     run_script,
 )
@@ -107,7 +108,7 @@ def test_spans_inside_a_quoted_script() -> None:
     assert isinstance(outer, Command)
     value = outer.words[2].literal
     assert value is not None
-    inner = script.nested(outer.words[2], value)
+    inner = nested_script(script, outer.words[2], value)
     (command,) = inner.statements
     assert isinstance(command, Command)
     assert inner.is_exact

@@ -27,6 +27,8 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
                 words = [(word.value, word.span) for word in instruction.words]
                 words += [(heredoc.content, heredoc.span) for heredoc in instruction.heredocs]
             for text, span in words:
+                if "://" not in text or "@" not in text:
+                    continue
                 found = next(credentials(text), None)
                 if found is None:
                     continue

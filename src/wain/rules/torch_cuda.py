@@ -19,13 +19,13 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
         if run.stage.ships == "discarded" or _wants_cuda(run):
             continue
         for call in run.calls:
-            if any((call.env.get(name) or "") for name in _INDEXES) or any(
-                (word or "").partition("=")[0] in _FLAGS for word in call.argv
-            ):
-                continue
             pip = pip_call(call.argv)
             is_uv = call.program == "uv" and call.argv[1:3] == ("pip", "install")
             if not is_uv and (pip is None or pip.verb != "install"):
+                continue
+            if any((call.env.get(name) or "") for name in _INDEXES) or any(
+                (word or "").partition("=")[0] in _FLAGS for word in call.argv
+            ):
                 continue
             for index, word in enumerate(call.argv[1:], 1):
                 match = _REQUIREMENT.fullmatch(word or "")
