@@ -15,6 +15,7 @@ import posixpath
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -426,7 +427,11 @@ def _requirements(action: PipInstall, tree: Tree, env: Mapping[str, str], cwd: s
     lines = []
     for text in action.requirements:
         line = parse_requirement(text, "the command line")
-        _refuse_local(line)
+        if line.url is not None and "://" not in line.url and "[" not in line.url and not line.editable:
+            place = tree.resolve(joined_raw(cwd, line.url))
+            _write_out(tree, place, folder)
+            line = parse_requirement(str(folder / place), "the command line")
+        _refuse_remote(line)
         lines.append(line)
     for file in files:
         for line in file.lines:
@@ -453,6 +458,39 @@ def _refuse_local(line: RequirementLine) -> None:
         raise NeedsEngine(f"{line.text[:60]} is built from files of the image")
     if line.url is not None and line.url.startswith("file:"):
         raise NeedsEngine("a file of the image is installed")
+
+
+def _refuse_remote(line: RequirementLine) -> None:
+    if line.editable or (line.url is not None and ("[" in line.url or line.url.startswith("file:"))):
+        raise NeedsEngine(f"{line.text[:60]} is built from files of the image")
+
+
+_MAX_PROJECT_BYTES = 512 << 20
+
+
+def _write_out(tree: Tree, path: str, folder: Path) -> None:
+    """Puts a project or wheel of the image under a folder of this machine, where it is built or read."""
+    top = tree.get(path)
+    if top is None:
+        raise CommandFails(f"/{path} is not there")
+    left = _MAX_PROJECT_BYTES
+    for name, node in ((path, top), *tree.walk(path)):
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if node.kind == "directory":
+            place.mkdir(exist_ok=True)
+        elif node.kind == "symlink":
+            if node.target.startswith("/") or _leaves(posixpath.dirname(name.removeprefix(path)), node.target):
+                raise NeedsEngine(f"/{name} leads out of the project that is built")
+            place.symlink_to(node.target)
+        elif node.kind == "file" and node.content is not None:
+            left -= node.size_bytes
+            if left < 0:
+                raise NeedsEngine(f"/{path} is too large to be built here")
+            with node.content.open() as stream, place.open("wb") as out:
+                while chunk := stream.read(1 << 20):
+                    out.write(chunk)
+            place.chmod(node.mode & 0o777 | 0o600)
 
 
 _REFERENCE = re.compile(r"\s*(?:-r|--requirement|-c|--constraint)(?:[ \t]*=?[ \t]*)(\S+)")
@@ -526,7 +564,7 @@ def _all_satisfied(requirements: Requirements, installed: Mapping[str, _There], 
         if line.url is not None or line.name is None or line.extras:
             return False
         requirement = Requirement(line.text)
-        if requirement.marker is not None and not requirement.marker.evaluate({**target.markers(), "extra": ""}):
+        if requirement.marker is not None and not requirement.marker.evaluate(_markers(target, "")):
             continue
         there = installed.get(line.name)
         if there is None or not _allows(requirement.specifier, there.version):
@@ -537,6 +575,10 @@ def _all_satisfied(requirements: Requirements, installed: Mapping[str, _There], 
         for line in requirements.lines
         if line.name in installed
     )
+
+
+def _markers(target: Target, extra: str) -> dict[str, str | AbstractSet[str]]:
+    return {**{name: str(value) for name, value in target.markers().items()}, "extra": extra}
 
 
 def _allows(specifier: object, version: str) -> bool:
@@ -585,7 +627,7 @@ def _stays(
                 continue
             marker = requirement.marker
             if marker is not None and not any(
-                marker.evaluate({**target.markers(), "extra": extra}) for extra in ("", *extras.get(other.name, ()))
+                marker.evaluate(_markers(target, extra)) for extra in ("", *extras.get(other.name, ()))
             ):
                 continue
             specifiers.append(requirement.specifier)

@@ -4,7 +4,8 @@
 
 1. times: of files, of the image and of its history; digests; the comments of history;
 2. bytecode: `__pycache__`, which wain leaves out;
-3. what tells installers apart: RECORD, INSTALLER and REQUESTED, and the text of launchers behind their first line;
+3. what tells installers apart: RECORD, INSTALLER, REQUESTED and direct_url.json, and the text of launchers behind
+   their first line;
 4. pip's cache, which wain never leaves in an image;
 5. how many layers a step has: wain gives large wheels layers of their own, and a step that changes nothing none.
 """
@@ -36,7 +37,7 @@ from tests.real.machines.registry import Registry
 from tests.real.machines.runtime import fetch_page
 from tests.real.machines.wain import Wain
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("docker")]
+pytestmark = [pytest.mark.real, pytest.mark.network, pytest.mark.xdist_group("docker")]
 
 CASES = Path(__file__).parent / "dockerfiles"
 _ACCEPT = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
@@ -145,7 +146,7 @@ def remove_below(files: Files, folder: str) -> None:
         del files[name]
 
 
-_OTHER_INSTALLER = (".dist-info/RECORD", ".dist-info/INSTALLER", ".dist-info/REQUESTED")
+_OTHER_INSTALLER = tuple(f".dist-info/{name}" for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"))
 
 
 def normal(files: Files) -> Files:
@@ -292,7 +293,7 @@ http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).serve_for
 """
 
 
-def test_the_readme_s_dockerfile_is_the_same_and_faster(
+def test_the_usual_dockerfile_builds_unchanged_and_answers(
     python_base: str, docker: Docker, registry: Registry, wain: Wain, tmp_path: Path
 ) -> None:
     context = tmp_path / "context"
