@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -53,14 +54,17 @@ def ignore_file(context: Path, dockerfile: Path | None) -> Path:
     return context / ".dockerignore"
 
 
-def read_context(root: Path, ignore: DockerIgnore) -> Tree:
+def read_context(root: Path, ignore: DockerIgnore, *, leave_out: Collection[Path] = ()) -> Tree:
     """The files of a folder as root's, with their modes; folders before what is in them. Sockets are left out.
 
+    :param leave_out: the build's own outputs; a folder that has nothing else is left out too.
     :raises ProjectError: when a folder cannot be read, or there are too many entries.
     """
     tree = Tree()
     count = 0
     links: dict[tuple[int, int], int] = {}
+    outputs = {str(path.absolute()) for path in leave_out}
+    top = str(root.absolute())
 
     def walk(folder: str, relative: str) -> dict[str, Node]:
         nonlocal count
@@ -80,6 +84,8 @@ def read_context(root: Path, ignore: DockerIgnore) -> Tree:
                     f"{root} has more than {MAX_ENTRIES} files", hint="Name what is not needed in .dockerignore."
                 )
             path = f"{relative}/{entry.name}" if relative else entry.name
+            if outputs and f"{top}/{path}" in outputs:
+                continue
             ignored = ignore.ignores(path)
             is_directory = entry.is_dir(follow_symlinks=False)
             if ignored and (not is_directory or ignore.prunes(path)):
@@ -91,7 +97,7 @@ def read_context(root: Path, ignore: DockerIgnore) -> Tree:
             if is_directory:
                 node = directory(mode=stat.S_IMODE(facts.st_mode), mtime=int(facts.st_mtime))
                 node.children = walk(entry.path, path)
-                if ignored and not node.children:
+                if not node.children and (ignored or any(out.startswith(f"{top}/{path}/") for out in outputs)):
                     continue
             elif stat.S_ISREG(facts.st_mode):
                 node = Node(

@@ -49,6 +49,8 @@ class DockerfileRequest:
     target: str | None = None
     platform: Platform = field(default_factory=Platform.host)
     labels: Mapping[str, str] = field(default_factory=dict)
+    leave_out: tuple[Path, ...] = ()
+    """The build's own outputs, which never go in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +215,7 @@ class _Build:
             if not request.context.is_dir():
                 raise UsageError(f"{request.context} is no folder", hint="Name the folder that COPY copies from.")
             ignore = DockerIgnore.read(ignore_file(request.context, request.path))
-            self._context = read_context(request.context, ignore)
+            self._context = read_context(request.context, ignore, leave_out=request.leave_out)
         return self._context
 
     def _named(self, name: str, stage: Stage) -> Tree:

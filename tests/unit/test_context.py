@@ -139,3 +139,14 @@ def test_a_very_large_file_is_not_held_in_memory(tmp_path: Path) -> None:
     assert node.content is not None
     with node.content.open() as opened:
         assert len(opened.read(1 << 20)) == 1 << 20
+
+
+def test_the_build_s_own_outputs_never_go_in(tmp_path: Path) -> None:
+    fill(tmp_path)
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist/app.tar").write_text("an image")
+    tree = read_context(tmp_path, DockerIgnore(""), leave_out=[tmp_path / "dist/app.tar"])
+    assert "dist" not in paths(tree)
+    (tmp_path / "dist/mine").write_text("")
+    tree = read_context(tmp_path, DockerIgnore(""), leave_out=[tmp_path / "dist/app.tar"])
+    assert [path for path in paths(tree) if path.startswith("dist")] == ["dist", "dist/mine"]

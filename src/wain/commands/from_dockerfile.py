@@ -49,7 +49,8 @@ def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: S
     from wain.pipeline import deliver
 
     console: Console = args.console
-    requests = _requests(args, labels)
+    destinations = list(given) or [f"archive:{Path(args.path) / 'dist' / _name(Path(args.path))}.tar"]
+    requests = _requests(args, labels, destinations)
     if args.dry_run:
         _print_steps(console, dry_run(requests[0]))
         return 0
@@ -59,7 +60,6 @@ def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: S
         built = [build_dockerfile(request, tools, _reader(workshop)) for request in requests]
         image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
         names: list[str] = args.tag or [f"{_name(Path(args.path))}:latest"]
-        destinations = list(given) or [f"archive:{Path(args.path) / 'dist' / _name(Path(args.path))}.tar"]
         digest = image.digest
         unchanged = deliver(image, destinations, names, workshop).unchanged
         console.close()
@@ -78,11 +78,16 @@ def _name(path: Path) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", path.absolute().name.lower()).strip("-._") or "image"
 
 
-def _requests(args: argparse.Namespace, labels: Mapping[str, str]) -> list[DockerfileRequest]:
+def _requests(
+    args: argparse.Namespace, labels: Mapping[str, str], destinations: Sequence[str]
+) -> list[DockerfileRequest]:
     from wain.dockerbuild import DockerfileRequest, read_dockerfile
     from wain.dockerfile import decode, parse
+    from wain.names import ArchiveReference, LayoutReference, parse_reference
     from wain.platforms import Platform
 
+    outputs = [parse_reference(text) for text in destinations]
+    leave_out = tuple(ref.path for ref in outputs if isinstance(ref, ArchiveReference | LayoutReference))
     if args.file == "-":
         dockerfile, path = parse(decode(sys.stdin.buffer.read()), name="standard input"), None
     else:
@@ -100,6 +105,7 @@ def _requests(args: argparse.Namespace, labels: Mapping[str, str]) -> list[Docke
             target=args.target,
             platform=platform,
             labels=labels,
+            leave_out=leave_out,
         )
         for platform in platforms or (Platform.host(),)
     ]
