@@ -5,8 +5,11 @@ Source: OASIS SARIF 2.1.0; GitHub workflow commands.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -17,6 +20,7 @@ from wain.rules import BY_ID, RULES
 
 FORMATS = ("text", "json", "sarif", "github")
 _CARET_WIDTH = 100
+_log = logging.getLogger(__name__)
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 _ANNOTATIONS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 _COLORS = {Severity.ERROR: "31", Severity.WARNING: "33", Severity.INFO: "36"}
@@ -192,6 +196,7 @@ def as_sarif(audits: Sequence[Audit]) -> dict[str, object]:
             result = _result(one.finding, audit, index)
             result["suppressions"] = [{"kind": "inSource", "justification": one.reason}]
             results.append(result)
+    _fingerprint(results, audits)
     return {
         "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
         "version": "2.1.0",
@@ -214,10 +219,42 @@ def as_sarif(audits: Sequence[Audit]) -> dict[str, object]:
                     }
                 },
                 "columnKind": "unicodeCodePoints",
-                "results": results,
+                "results": _within_limit(results),
             }
         ],
     }
+
+
+# What GitHub takes of one run; more is refused as a whole.
+_SARIF_RESULTS = 25_000
+_LEVEL_ORDER = ("error", "warning", "note")
+
+
+def _within_limit(results: list[dict[str, object]]) -> list[dict[str, object]]:
+    if len(results) <= _SARIF_RESULTS:
+        return results
+    _log.warning("%d findings, of which SARIF readers take %d: the gravest are kept", len(results), _SARIF_RESULTS)
+    return sorted(results, key=lambda one: _LEVEL_ORDER.index(str(one["level"])))[:_SARIF_RESULTS]
+
+
+def _fingerprint(results: list[dict[str, object]], audits: Sequence[Audit]) -> None:
+    """Name each result by its rule, file and line's text, so that it stays the same one where lines move."""
+    seen: Counter[str] = Counter()
+    findings = [
+        (audit, finding)
+        for audit in audits
+        for finding in (*audit.findings, *(one.finding for one in audit.suppressed))
+    ]
+    for result, (audit, finding) in zip(results, findings, strict=True):
+        location = finding.location
+        start, end = location.start, location.end
+        line_start = audit.text.rfind("\n", 0, start) + 1
+        line_end = audit.text.find("\n", end)
+        line = " ".join(audit.text[line_start : line_end if line_end >= 0 else len(audit.text)].split())
+        text = "\0".join((finding.rule, _uri(location.file or audit.target), line))
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        seen[digest] += 1
+        result["partialFingerprints"] = {"primaryLocationLineHash": f"{digest}:{seen[digest]}"}
 
 
 def _uri(name: str) -> str:

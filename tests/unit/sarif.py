@@ -36,6 +36,7 @@ _LOCATION = _object({"physicalLocation": _object({"artifactLocation": _ARTIFACT,
 _RESULT = _object(
     {"message": _MESSAGE, "ruleId": _TEXT, "level": _LEVEL, "locations": _list(_LOCATION, 1)},
     {
+        "partialFingerprints": {"type": "object", "additionalProperties": _TEXT},
         "ruleIndex": {"type": "integer", "minimum": 0},
         "fixes": _list(_FIX, 1),
         "suppressions": _list(

@@ -89,3 +89,13 @@ def test_annotations() -> None:
         "::warning file=a%2Cb%3Ac,line=2,col=5,endLine=2,title=wain pip-cache,endColumn=22::"
         "pip install leaves its cache in /root/.cache/pip\n"
     )
+
+
+def test_a_finding_keeps_its_fingerprint_where_lines_move() -> None:
+    def fingerprints(text: str) -> list[object]:
+        document = json.loads(render([audit_text(text)], form="sarif"))
+        return [one["partialFingerprints"]["primaryLocationLineHash"] for one in document["runs"][0]["results"]]
+
+    once = fingerprints(BAD)
+    assert once and len(set(once)) == len(once)
+    assert fingerprints(f"# a comment\n\n{BAD}") == once
