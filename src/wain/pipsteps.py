@@ -583,12 +583,11 @@ def _markers(target: Target, extra: str) -> dict[str, str | AbstractSet[str]]:
 
 def _allows(specifier: object, version: str) -> bool:
     from packaging.specifiers import SpecifierSet
-    from packaging.version import InvalidVersion
 
     assert isinstance(specifier, SpecifierSet)
     try:
         return specifier.contains(version, prereleases=True)
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion, and numbers of too many digits
         return False
 
 
@@ -604,7 +603,7 @@ def _stays(
 ) -> bool:
     """Whether what is installed under a wheel's name is left alone, as pip leaves what satisfies all who ask."""
     from packaging.requirements import Requirement
-    from packaging.version import InvalidVersion, Version
+    from packaging.version import Version
 
     there = installed.get(wheel.name)
     if there is None:
@@ -612,7 +611,7 @@ def _stays(
     try:
         if Version(there.version) == Version(wheel.version):
             return True
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion, and numbers of too many digits
         return False
     asked = [line for line in requirements.lines if line.name == wheel.name]
     if any(line.url is not None for line in asked) or (upgrade and (asked or eager)):

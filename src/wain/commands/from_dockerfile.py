@@ -57,7 +57,9 @@ def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: S
     with open_workshop(args, Path(args.path)) as workshop:
         _add_mirrors(args, workshop)
         tools = _tools(args, workshop)
-        built = [build_dockerfile(request, tools, _reader(workshop)) for request in requests]
+        built = workshop.store.attempt(
+            lambda: [build_dockerfile(request, tools, _reader(workshop)) for request in requests]
+        )
         image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
         names: list[str] = args.tag or [f"{_name(Path(args.path))}:latest"]
         digest = image.digest
