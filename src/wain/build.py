@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,8 @@ BASE_NAME = "org.opencontainers.image.base.name"
 BASE_DIGEST = "org.opencontainers.image.base.digest"
 BASE_LAYERS = "dev.wain.base-layers"
 """Labels, and the first two annotations: what a rebase must know, wherever annotations are lost."""
+_ALONE_BYTES = 64_000_000
+"""Shares of wheels above this are made into layers one at a time."""
 _OWN_LAYERS = 3
 """At most these come on top of the wheels': bytecode, environment, project."""
 
@@ -211,7 +214,7 @@ def _dependencies(maker: _Maker, wheels: Sequence[WheelInput], budget: int, *, s
         log.warning("%s write the same paths; the first of them by name has them, as with pip", " and ".join(names))
     groups = maker.known_groups(wheels) or _groups(wheels, together, budget, shares_pure=shares_pure)
     return Dependencies(
-        rows=tuple(maker.row(share) for share in groups),
+        rows=maker.rows(groups),
         wheels=KnownWheels(sizes={wheel.digest: wheel.size_bytes for wheel in wheels}, together=together),
     )
 
@@ -298,6 +301,21 @@ class _Maker:
         made = tuple(tuple(wheel.digest for wheel in cluster) for cluster in found if len(cluster) > 1)
         self._store.put_memo("together", key, {"together": [[*cluster] for cluster in made]})
         return made
+
+    def rows(self, shares: Sequence[Sequence[WheelInput]]) -> tuple[LayerRow, ...]:
+        """The layers of all shares, in their order. Those that are not large are made two at a time, so that one's
+        planning and last hashing go on beside the other's inflating; a large one fills the cores, and memory, alone.
+        """
+        made: dict[int, LayerRow] = {}
+        small = []
+        for number, share in enumerate(shares):
+            if sum(wheel.size_bytes for wheel in share) > _ALONE_BYTES:
+                made[number] = self.row(share)
+            else:
+                small.append(number)
+        with ThreadPoolExecutor(2, thread_name_prefix="layers") as pool:
+            made.update(zip(small, pool.map(lambda number: self.row(shares[number]), small), strict=True))
+        return tuple(made[number] for number in range(len(shares)))
 
     def row(self, share: Sequence[WheelInput], *, mtime: int = ZIP_EPOCH) -> LayerRow:
         """The layer of some wheels, with how it came to be."""

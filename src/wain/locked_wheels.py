@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,19 +105,22 @@ class LockedWheels:
         """
         from wain.natives import NativeFile, advice, known_natives, missing_libraries, natives_of
 
-        files: dict[str, Sequence[NativeFile]] = {}
-        for wheel in inputs:
-            if wheel.filename.endswith("-none-any.whl"):
-                continue
+        def read(wheel: WheelInput) -> Sequence[NativeFile] | None:
             found = known_natives(wheel.digest, self._workshop.store)
-            if found is None:
-                path = self._paths.get(wheel.digest)
-                if path is None:
-                    return ()
+            if found is None and (path := self._paths.get(wheel.digest)) is not None:
                 with Wheel.open(path, digest=wheel.digest, filename=wheel.filename) as opened:
                     found = natives_of(opened, self._workshop.store)
-            files[wheel.name] = found
-        return advice(missing_libraries(facts, files))
+            return found
+
+        native = [wheel for wheel in inputs if not wheel.filename.endswith("-none-any.whl")]
+        # Mostly inflating, which threads do side by side; the largest first.
+        native.sort(key=lambda wheel: -wheel.size_bytes)
+        with ThreadPoolExecutor(2, thread_name_prefix="natives") as pool:
+            files = dict(zip((wheel.name for wheel in native), pool.map(read, native), strict=True))
+        known = {name: found for name, found in files.items() if found is not None}
+        if len(known) < len(files):
+            return ()
+        return advice(missing_libraries(facts, known))
 
     def _fetch(self, items: Sequence[Selected]) -> list[Path]:
         if not items:

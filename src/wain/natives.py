@@ -24,7 +24,7 @@ from wain.zips import Member
 logger = logging.getLogger(__name__)
 
 _RECIPE = "natives/1"
-_MAX_HELD_BYTES = 32 << 20
+_MAX_HELD_BYTES = 16 << 20
 MAX_READ_BYTES = 128 << 20
 """Larger files count by their name alone: reading them would double the time of a build, and who ships such ones
 (torch, CUDA's libraries) ships what they need."""

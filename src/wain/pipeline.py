@@ -216,14 +216,15 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
                 shares_pure=len(plan.images) > 1,
                 reuse=reuse,
                 compiles=bool(plan.settings.compile if request.compiles is None else request.compiles),
-                estimates=request.estimates,
+                estimates=request.tells,
                 base_name=plan.base.name,
                 leave_out=request.leave_out,
                 labels=request.labels,
             )
         )
-        for line in wheels.missing_libraries(inputs, facts):
-            log.warning("%s", line)
+        if request.tells:
+            for line in wheels.missing_libraries(inputs, facts):
+                log.warning("%s", line)
     return tuple(results)
 
 

@@ -38,8 +38,8 @@ class Request:
     """Images whose layers are trusted and taken where they fit."""
     verify_cache: bool = False
     compiles: bool | None = None
-    estimates: bool = False
-    """Whether somebody reads what bytecode would add and save."""
+    tells: bool = False
+    """Whether somebody reads more than the result: what bytecode would do, which native libraries are missing."""
     destinations: tuple[str, ...] = ()
     """Where the image will go: registries among them are asked for layers."""
 

@@ -52,7 +52,7 @@ def project_request(
         leave_out=(Path(args.path) / "dist", *leave_out),
         cache_from=tuple(getattr(args, "cache_from", ())),
         compiles=getattr(args, "compile", None),
-        estimates=not args.quiet,
+        tells=not args.quiet,
         verify_cache=getattr(args, "verify_cache", False),
         destinations=tuple(destinations),
     )
