@@ -29,7 +29,7 @@ from tests.real.machines.index_front import serve_index_front
 from tests.real.machines.places import remove_tree
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("startup", "store", "unchanged", "install", "audit", "splice", "sizes", "builds")
+PARTS = ("startup", "store", "unchanged", "install", "audit", "splice", "sizes", "example", "builds")
 SHORT_SECONDS = 840
 """When the short form begins no further repetition."""
 _clock = {"began": time.monotonic()}
@@ -108,6 +108,13 @@ def sizes(folder: Path, *, full: bool) -> Mapping[str, Any]:
     return {"layers": micro.layer_sizes(ordered, seconds=1e9 if full else 60), "failures": failures}
 
 
+def example(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    from benchmarks.example import cold
+
+    with open_place(folder / "place") as place:
+        return {"seconds": cold(place, int(os.environ.get("ROUNDS", "5")))}
+
+
 def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
     """The builders. A builder that fails is told in the document, and all others go on."""
     load = load_average()
@@ -148,7 +155,7 @@ def _versions(place: Place) -> dict[str, str]:
 
 _RUNS: Mapping[str, Callable[..., Mapping[str, Any]]] = {
     "startup": startup, "store": store, "unchanged": unchanged, "install": install, "audit": audit,
-    "splice": splice, "sizes": sizes, "builds": builds,
+    "splice": splice, "sizes": sizes, "example": example, "builds": builds,
 }  # fmt: skip
 
 

@@ -197,7 +197,12 @@ def docker_pip(name: str, *, flags: str = "", mount: bool = False, has_bytecode:
 
 
 def _pip_file(job: Job, mount: str, flags: str) -> str:
-    return _PIP.format(base=job.base, mount=mount, flags=f"{flags} " if flags else "")
+    return docker_file_of_pip(job.base, mount=mount, flags=flags)
+
+
+def docker_file_of_pip(base: str, *, mount: str = "", flags: str = "") -> str:
+    """The Dockerfile of a project with requirements.txt and app.py, installed by pip."""
+    return _PIP.format(base=base, mount=mount, flags=f"{flags} " if flags else "")
 
 
 def docker_uv(name: str, *, has_bytecode: bool, inline_cache: bool = False) -> Builder:
