@@ -21,6 +21,7 @@ from wain.dockerfile import Dockerfile, Instruction, Stage, dockerfile_error, pa
 from wain.errors import DockerfileError, EngineError, ImageError, UsageError
 from wain.ignore import DockerIgnore
 from wain.image import Image, Index, check_image, padded_history
+from wain.instructions import apply
 from wain.layers import Layer
 from wain.oci import Config, Runtime
 from wain.pipsteps import Tools
@@ -145,7 +146,7 @@ class _Build:
 
     def _apply(self, state: StageBuild, instruction: Instruction, sources: Sources) -> None:
         try:
-            state.apply(instruction, sources)
+            apply(state, instruction, sources)
         except NeedsEngine as need:
             raise self._engine(instruction.line, need.reason, instruction) from need
 

@@ -14,7 +14,9 @@ from wain.actions import NeedsEngine, Venv
 from wain.bases import BaseFacts
 from wain.filework import Actor, CommandFails
 from wain.install import Scheme
-from wain.pipsteps import Tools, environment_of, put_wheels, resolved_scheme
+from wain.pipsteps import Tools
+from wain.pythons import environment_of, resolved_scheme
+from wain.shares import put_wheels
 from wain.tree import Data, Node, Tree, joined
 from wain.wheels import Wheel
 

@@ -1,0 +1,138 @@
+"""What a pip or uv of a RUN is asked to install: its requirements, with the image's files that say them at hand.
+
+Source: pip's documentation of requirements files.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wain.actions import NeedsEngine, PipInstall
+from wain.filework import CommandFails, joined_raw
+from wain.tree import Tree, parts_of
+
+if TYPE_CHECKING:
+    from wain.requirements import RequirementLine, Requirements
+
+
+def asked_requirements(action: PipInstall, tree: Tree, env: Mapping[str, str], cwd: str, folder: Path) -> Requirements:
+    """What is asked for, with the files that say it put under a folder of this machine."""
+    from wain.requirements import Requirements, parse_requirement, read_requirements
+
+    for name in (*action.files, *action.constraints):
+        _materialise(tree, joined_raw(cwd, name), env, folder, set())
+    files = [read_requirements(folder / tree.resolve(joined_raw(cwd, name)), environ=env) for name in action.files]
+    limits = [
+        read_requirements(folder / tree.resolve(joined_raw(cwd, name)), environ=env) for name in action.constraints
+    ]
+    lines = []
+    for text in action.requirements:
+        line = parse_requirement(text, "the command line")
+        if line.url is not None and "://" not in line.url and "[" not in line.url and not line.editable:
+            place = tree.resolve(joined_raw(cwd, line.url))
+            _write_out(tree, place, folder)
+            line = parse_requirement(str(folder / place), "the command line")
+        _refuse_remote(line)
+        lines.append(line)
+    for file in files:
+        for line in file.lines:
+            _refuse_local(line)
+    path = files[0].path if files else folder / "requirements.txt"
+    merged = Requirements(
+        path=path,
+        lines=(*lines, *(line for file in files for line in file.lines)),
+        constraints=(
+            *(line for file in files for line in file.constraints),
+            *(line for file in limits for line in (*file.lines, *file.constraints)),
+        ),
+        options={name: setting for file in reversed(files) for name, setting in file.options.items()},
+        require_hashes=action.require_hashes or any(file.require_hashes for file in files),
+        files=tuple(dict.fromkeys(path for file in (*files, *limits) for path in file.files)),
+    )
+    if merged.require_hashes and not merged.is_locked:
+        raise CommandFails("hashes are required, and not every requirement has a version and hashes")
+    return merged
+
+
+def _refuse_local(line: RequirementLine) -> None:
+    if line.editable or (line.url is not None and "://" not in line.url):
+        raise NeedsEngine(f"{line.text[:60]} is built from files of the image")
+    if line.url is not None and line.url.startswith("file:"):
+        raise NeedsEngine("a file of the image is installed")
+
+
+def _refuse_remote(line: RequirementLine) -> None:
+    if line.editable or (line.url is not None and ("[" in line.url or line.url.startswith("file:"))):
+        raise NeedsEngine(f"{line.text[:60]} is built from files of the image")
+
+
+_MAX_PROJECT_BYTES = 512 << 20
+
+
+def _write_out(tree: Tree, path: str, folder: Path) -> None:
+    """Puts a project or wheel of the image under a folder of this machine, where it is built or read."""
+    top = tree.get(path)
+    if top is None:
+        raise CommandFails(f"/{path} is not there")
+    left = _MAX_PROJECT_BYTES
+    for name, node in ((path, top), *tree.walk(path)):
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if node.kind == "directory":
+            place.mkdir(exist_ok=True)
+        elif node.kind == "symlink":
+            if node.target.startswith("/") or _leaves(posixpath.dirname(name.removeprefix(path)), node.target):
+                raise NeedsEngine(f"/{name} leads out of the project that is built")
+            place.symlink_to(node.target)
+        elif node.kind == "file" and node.content is not None:
+            left -= node.size_bytes
+            if left < 0:
+                raise NeedsEngine(f"/{path} is too large to be built here")
+            with node.content.open() as stream, place.open("wb") as out:
+                while chunk := stream.read(1 << 20):
+                    out.write(chunk)
+            place.chmod(node.mode & 0o777 | 0o600)
+
+
+_REFERENCE = re.compile(r"\s*(?:-r|--requirement|-c|--constraint)(?:[ \t]*=?[ \t]*)(\S+)")
+_FOUND = re.compile(r"\s*(?:-f|--find-links)(?:[ \t]*=?[ \t]*)(\S+)")
+
+
+def _materialise(tree: Tree, path: str, env: Mapping[str, str], folder: Path, seen: set[str]) -> None:
+    resolved = tree.resolve(path)
+    if resolved in seen or len(seen) > 200:
+        return
+    seen.add(resolved)
+    if "://" in path.removeprefix("/"):
+        raise NeedsEngine("a requirements file at a URL is read by pip")
+    text = tree.text(resolved)
+    if text is None:
+        raise CommandFails(f"there is no requirements file {path}")
+    place = folder / resolved
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(text.encode("utf-8", "surrogateescape"))
+    for line in text.splitlines():
+        expanded = re.sub(r"\$\{([A-Z0-9_]+)\}", lambda match: env.get(match[1]) or match[0], line)
+        found = _FOUND.match(expanded)
+        if found is not None and "://" not in found[1]:
+            raise NeedsEngine("find-links of a folder in the image has to be run")
+        if (match := _REFERENCE.match(expanded)) is None:
+            continue
+        named = match[1].strip("'\"")
+        if named.startswith(("/", "~")) or "://" in named or _leaves(posixpath.dirname(resolved), named):
+            raise NeedsEngine(f"{posixpath.basename(path)} reads {named}, which pip has to look for")
+        _materialise(tree, f"/{posixpath.dirname(resolved)}/{named}", env, folder, seen)
+
+
+def _leaves(folder: str, path: str) -> bool:
+    """Whether a relative path climbs above the root."""
+    depth = len(parts_of(folder))
+    for part in path.split("/"):
+        depth += -1 if part == ".." else 0 if part in ("", ".") else 1
+        if depth < 0:
+            return True
+    return False
