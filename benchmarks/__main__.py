@@ -105,7 +105,7 @@ def sizes(folder: Path, *, full: bool) -> Mapping[str, Any]:
     # In no order of size or name, so that those that are left out are not of a kind.
     ordered = sorted(wheels.values(), key=lambda path: hashlib.sha256(path.name.encode()).digest())
     say(f"sizes: {len(ordered)} wheels")
-    return {"layers": micro.layer_sizes(ordered, seconds=1e9 if full else 60), "failures": failures}
+    return {"layers": micro.layer_sizes(ordered, seconds=1e9 if full else 60, least=110), "failures": failures}
 
 
 def example(folder: Path, *, full: bool) -> Mapping[str, Any]:

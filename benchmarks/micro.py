@@ -172,10 +172,11 @@ def splice(wheels: Sequence[Path], *, rounds: int, gzip_rounds: int) -> dict[str
     }
 
 
-def layer_sizes(wheels: Sequence[Path], *, seconds: float) -> list[dict[str, object]]:
+def layer_sizes(wheels: Sequence[Path], *, seconds: float, least: int) -> list[dict[str, object]]:
     """Each wheel's layer and the size of `gzip -6` of its tar, which is remembered between runs.
 
     :param seconds: no wheel whose `gzip -6` is not remembered is begun after that.
+    :param least: how many wheels are measured however long they take.
     """
     from benchmarks.splice import gzip_bytes
 
@@ -189,7 +190,7 @@ def layer_sizes(wheels: Sequence[Path], *, seconds: float) -> list[dict[str, obj
         for path in wheels:
             digest = Digest.of_file(path)
             key = f"wheel {digest}"
-            if key not in known and time.monotonic() - began > seconds:
+            if len(found) >= least and key not in known and time.monotonic() - began > seconds:
                 continue
             with Store.open(folder / "store") as store:
                 blob = make_layer(path, digest, store)
