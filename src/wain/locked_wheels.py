@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from wain.platforms import Target
 from wain.project import Project
 from wain.request import Workshop
 from wain.reuse import Reuse
-from wain.settings import IndexSettings, WainSettings
+from wain.settings import IndexSettings, WainSettings, normalize_name
 from wain.store import recipe_key
 from wain.wheelhouse import build_selected
 from wain.wheels import Wheel
@@ -85,7 +86,22 @@ class LockedWheels:
             indexes=self._indexes,
             options=BuildOptions(env=self._build_env(project.name)),
         )
-        return self._of_built(project.name, built)
+        name = project.name if project.has_project_table else normalize_name(built.filename.split("-")[0])
+        return self._of_built(name, built)
+
+    def described(self, own: WheelInput) -> Project:
+        """The project with what only its wheel tells, where pyproject.toml does not.
+
+        :raises WheelError: when its entry points are malformed.
+        """
+        project = self._project
+        if project.scripts is not None:
+            return project
+        with Wheel.open(self._paths[own.digest], digest=own.digest, filename=own.filename) as wheel:
+            scripts = {
+                point.name: f"{point.module}:{point.attribute}" for point in wheel.entry_points if not point.is_gui
+            }
+            return replace(project, scripts=scripts, name=project.name if project.has_project_table else wheel.name)
 
     def open(self, wanted: Sequence[WheelInput]) -> list[Wheel]:
         """The wheels, in the order asked for."""

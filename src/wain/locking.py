@@ -417,7 +417,7 @@ def _resolution_key(
     groups: tuple[str, ...],
     settings: IndexSettings,
 ) -> Digest:
-    files = [project / "pyproject.toml", project / "uv.toml"]
+    files = [project / name for name in ("pyproject.toml", "setup.py", "setup.cfg", "uv.toml")]
     if needed.requirements is not None:
         files = [*needed.requirements.files]
     files += [project / name for name in (*settings.constraints, *settings.build_constraints)]

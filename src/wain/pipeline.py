@@ -134,7 +134,7 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
     settings = wain_settings(project.path)
     if settings.name:
         project = replace(project, name=settings.name)
-    if lock is None:
+    if lock is None and project.scripts is not None:
         entry_point(project, settings.entrypoint or ())  # before anything is asked for or made
     index = index_settings(project.path, flags=request.index_flags, wain=settings)
     early = lock
@@ -203,16 +203,18 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
     for image, facts, selected, reuse in zip(plan.images, plan.facts, plan.selected, plan.reuse, strict=True):
         wheels = _wheels(plan, selected, facts.target, workshop, reuse)
         inputs = wheels.inputs()
+        own = wheels.project() if plan.project.has_build_system else None
+        project = plan.project if own is None else wheels.described(own)
         results.append(
             build(
-                plan.project,
+                project,
                 inputs,
                 image,
                 facts,
                 settings=plan.settings,
                 store=workshop.store,
                 open_wheels=wheels.open,
-                project_wheel=wheels.project() if plan.project.has_build_system else None,
+                project_wheel=own,
                 shares_pure=len(plan.images) > 1,
                 reuse=reuse,
                 compiles=bool(plan.settings.compile if request.compiles is None else request.compiles),

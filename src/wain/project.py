@@ -17,6 +17,7 @@ from wain.errors import ProjectError
 from wain.ignore import Found
 from wain.layers import Entry
 from wain.platforms import parse_python_minor
+from wain.project_requirements import asks_back_end
 from wain.settings import normalize_name, read_pyproject
 
 APP = "app"
@@ -38,8 +39,9 @@ class Project:
     python_minor: str | None = None
     """From .python-version."""
     has_build_system: bool = False
-    scripts: Mapping[str, str] = field(default_factory=dict)
-    """Console scripts: name -> `module:function`."""
+    """Whether it goes in as a wheel of its own: a `[build-system]`, or a setup.py and nothing else that counts."""
+    scripts: Mapping[str, str] | None = field(default_factory=dict)
+    """Console scripts: name -> `module:function`; None where only the built wheel tells."""
     has_project_table: bool = False
 
 
@@ -54,25 +56,43 @@ def load_project(path: Path) -> Project:
     table = document.get("project", {})
     if not isinstance(table, dict):
         raise ProjectError("[project] in pyproject.toml is no table", hint="See the pyproject.toml specification.")
-    name = table.get("name") or path.resolve().name or "app"
+    name = table.get("name") or _tool_name(document) or path.resolve().name or "app"
+    has_build_system = "build-system" in document or asks_back_end(path, document)
     scripts = table.get("scripts", {})
+    is_told = bool(table) and "scripts" not in table.get("dynamic", [])
     project = Project(
         path=path,
         name=normalize_name(str(name)).strip("-") or "app",
         version=str(table["version"]) if "version" in table else None,
         requires_python=str(table["requires-python"]) if "requires-python" in table else None,
         python_minor=_python_version_file(path),
-        has_build_system="build-system" in document,
-        scripts={str(key): str(value) for key, value in scripts.items()} if isinstance(scripts, dict) else {},
+        has_build_system=has_build_system,
+        scripts=_text_table(scripts) if is_told or not has_build_system else None,
         has_project_table=bool(table),
     )
     locks = ("pylock.toml", "uv.lock", "requirements.txt", "poetry.lock", "pdm.lock", "Pipfile.lock")
-    if not table and not any((path / lock).is_file() for lock in locks):
+    if not table and not has_build_system and not any((path / lock).is_file() for lock in locks):
         raise ProjectError(
-            f"nothing to build in {path}: no [project] in a pyproject.toml, no requirements.txt and no lock",
+            f"nothing to build in {path}: no pyproject.toml with [project], no setup.py, no requirements.txt, no lock",
             hint="Add a requirements.txt (it may be empty) or a pyproject.toml with [project].",
         )
     return project
+
+
+def _text_table(value: object) -> dict[str, str]:
+    return {str(key): str(item) for key, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _tool_name(document: Mapping[str, object]) -> str | None:
+    """The name that a project has where Poetry or flit kept it before there was a `[project]`."""
+    tool = document.get("tool")
+    for path in (("poetry", "name"), ("flit", "metadata", "dist-name"), ("flit", "metadata", "module")):
+        found: object = tool
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, str) and found:
+            return found
+    return None
 
 
 def _python_version_file(path: Path) -> str | None:
@@ -87,7 +107,8 @@ def entry_point(project: Project, wanted: Sequence[str] = ()) -> tuple[str, ...]
     """The command that a container of the image runs.
 
     The setting; else the one console script of a project that is installed as a wheel, or the one of its name;
-    else app.py, main.py or the package with a `__main__.py`.
+    else app.py, main.py or the package with a `__main__.py`. Where a project's scripts are not known, its wheel has
+    to be built first.
 
     :raises ProjectError: when there is none or more than one; says what to write where.
     """
@@ -213,7 +234,7 @@ def own_sources(project: Project, entrypoint: Sequence[str]) -> dict[str, bytes]
     Of a script those are itself and the modules beside it; of a package its own.
     """
     if project.has_build_system:
-        target = project.scripts.get(entrypoint[0], "")
+        target = (project.scripts or {}).get(entrypoint[0], "")
         package = target.partition(":")[0].partition(".")[0]
     elif entrypoint[:2] == ("python", "-m") and len(entrypoint) > 2:
         package = entrypoint[2].partition(".")[0]

@@ -31,10 +31,24 @@ class ProjectRequirements:
     """All direct requirements for the extras and groups that were asked for."""
     requires_python: str | None = None
     has_project: bool = False
+    source: str = "pyproject.toml"
+    """The file of the project that tells, or whose back end does."""
 
     @property
     def origin(self) -> str:
-        return self.requirements.path.name if self.requirements else "pyproject.toml"
+        return self.requirements.path.name if self.requirements else self.source
+
+
+def asks_back_end(project: Path, pyproject: Mapping[str, Any]) -> bool:
+    """Whether only a build back end knows what a project is: a `[build-system]` or a setup.py, and no `[project]`.
+
+    A setup.py beside a requirements.txt does not count: such a folder is a program, not a distribution.
+    """
+    if "project" in pyproject:
+        return False
+    if "build-system" in pyproject:
+        return True
+    return (project / "setup.py").is_file() and not (project / "requirements.txt").is_file()
 
 
 def project_requirements(
@@ -56,13 +70,15 @@ def project_requirements(
         return ProjectRequirements(folder=project, requirements=requirements, lines=requirements.lines)
     pyproject = read_pyproject(project)
     table = pyproject.get("project")
-    if not isinstance(table, dict) and not groups:
+    asks = asks_back_end(project, pyproject)
+    if not isinstance(table, dict) and not asks and not groups:
         raise ProjectError(
             f"{project} has neither requirements.txt nor [project] in a pyproject.toml",
             hint="Write the dependencies into one of them.",
         )
     table = table if isinstance(table, dict) else {}
-    dynamic = "dependencies" in table.get("dynamic", []) or "optional-dependencies" in table.get("dynamic", [])
+    told = table.get("dynamic", [])
+    dynamic = asks or "dependencies" in told or "optional-dependencies" in told
     texts = [(text, "pyproject.toml [project]") for text in _strings(table, "dependencies")]
     optional = {normalize_name(name): value for name, value in (table.get("optional-dependencies") or {}).items()}
     own = normalize_name(str(table.get("name", "")))
@@ -78,6 +94,7 @@ def project_requirements(
         lines=tuple(lines),
         requires_python=requires_python if isinstance(requires_python, str) else None,
         has_project=True,
+        source="setup.py" if asks and "build-system" not in pyproject else "pyproject.toml",
     )
 
 

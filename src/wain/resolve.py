@@ -37,7 +37,8 @@ from wain.lock import Lock, LockedPackage, parse_pylock
 from wain.lock_merge import merge_locks, restrict_to_hashes
 from wain.platforms import Target
 from wain.requirements import RequirementLine
-from wain.settings import IndexSettings, normalize_name
+from wain.settings import IndexSettings, normalize_name, read_pyproject
+from wain.sources import copy_project, project_sources
 from wain.store import Store
 from wain.uv_process import UvResult, redact_text, run_uv, uv_environment
 
@@ -56,7 +57,7 @@ class ResolutionInput:
     folder: Path
     """Where relative paths start."""
     project: bool = False
-    """`[project]` of pyproject.toml in the folder, with extras and groups."""
+    """The project in the folder, which the file `origin` there describes, with extras and groups."""
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     lines: tuple[RequirementLine, ...] = ()
@@ -66,7 +67,7 @@ class ResolutionInput:
     dynamic: bool = False
     """Whether a build back end decides what the project requires."""
     origin: str = ""
-    """For people: `requirements.txt`, `pyproject.toml`."""
+    """The file that says it: `requirements.txt`, `pyproject.toml`, `setup.py`."""
 
     @property
     def needs_build(self) -> bool:
@@ -272,15 +273,26 @@ class _Resolution:
             if self._preferences is not None and self._upgrade != []:
                 arguments += self._preference_arguments(folder)
             if given.project:
-                arguments.append("pyproject.toml")
+                arguments.append(given.origin)
                 for extra in given.extras:
                     arguments += ["--extra", extra]
                 for group in given.groups:
                     arguments += ["--group", group]
-                return run_uv(arguments, environ=environ, folder=given.folder, stop=self._stop)
+                place = self._back_end_s_copy(folder) if given.dynamic else given.folder
+                return run_uv(arguments, environ=environ, folder=place, stop=self._stop)
             arguments.append("-")
             text = _as_text(given.lines)
             return run_uv(arguments, environ=environ, folder=given.folder, given=text, stop=self._stop)
+
+    def _back_end_s_copy(self, folder: Path) -> Path:
+        """A copy of the project for its back end, which may write beside the sources (setuptools' `*.egg-info`).
+
+        A project whose dependencies stand beside it stays where it is: their paths count from there.
+        """
+        if read_pyproject(self._given.folder).get("tool", {}).get("uv", {}).get("sources"):
+            return self._given.folder
+        (folder / "project").mkdir()
+        return copy_project(project_sources(self._given.folder), folder / "project")
 
     def _preference_arguments(self, folder: Path) -> list[str]:
         assert self._preferences is not None

@@ -154,6 +154,46 @@ def test_a_flat_folder_without_a_build_system(build: Build, tmp_path: Path) -> N
     assert build(project).stdout == "ground corn\n"
 
 
+POETRY = {
+    "pyproject.toml": """\
+[build-system]
+requires = ["poetry-core>=1.0"]
+build-backend = "poetry.core.masonry.api"
+
+[tool.poetry]
+name = "water-mill"
+version = "1.5"
+description = ""
+authors = []
+packages = [{ include = "mill" }]
+
+[tool.poetry.dependencies]
+python = ">=3.9"
+six = "*"
+
+[tool.poetry.scripts]
+grind = "mill:main"
+""",
+    "mill/__init__.py": "import importlib.metadata, six\ndef main():\n"
+    "    print(importlib.metadata.version('water-mill'), six.PY3)\n",
+}
+SETUP_PY = {
+    "setup.py": "from setuptools import setup\n"
+    "setup(name='mill', version='0.9', py_modules=['mill'], install_requires=['six'],\n"
+    "      entry_points={'console_scripts': ['mill = mill:main']})\n",
+    "mill.py": "import six\ndef main():\n    print('old', six.PY3)\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"), [(POETRY, "1.5 True\n"), (SETUP_PY, "old True\n")], ids=["poetry", "setup.py"]
+)
+def test_what_a_project_is_that_only_its_back_end_knows(
+    build: Build, tmp_path: Path, texts: Mapping[str, str], told: str
+) -> None:
+    assert build(write(tmp_path / "project", texts)).stdout == told
+
+
 WORKSPACE = {
     "all/pyproject.toml": """\
 [project]

@@ -50,6 +50,31 @@ def test_the_console_script_of_a_wheel_starts_it(tmp_path: Path, scripts: str, e
     assert entry_point(load_project(_write(tmp_path, pyproject_toml=text))) == expected
 
 
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"setup_py": "from setuptools import setup\nsetup(name='mill')\n"}, "my-app"),
+        ({"pyproject_toml": '[build-system]\nrequires = []\n[tool.poetry]\nname = "Water_Mill"\n'}, "water-mill"),
+        ({"pyproject_toml": '[build-system]\nrequires = []\n[tool.flit.metadata]\nmodule = "mill"\n'}, "mill"),
+        (
+            {"pyproject_toml": '[build-system]\nrequires = []\n[project]\nname = "mill"\ndynamic = ["scripts"]\n'},
+            "mill",
+        ),
+    ],
+)
+def test_what_only_a_back_end_knows_is_asked_of_the_wheel(tmp_path: Path, files: dict[str, str], name: str) -> None:
+    root = tmp_path / "my_app"
+    root.mkdir()
+    project = load_project(_write(root, **files))
+    assert (project.name, project.has_build_system, project.scripts) == (name, True, None)
+
+
+def test_a_setup_py_beside_requirements_makes_no_wheel(tmp_path: Path) -> None:
+    project = load_project(_write(tmp_path, setup_py="", requirements_txt="", app_py=""))
+    assert not project.has_build_system
+    assert entry_point(project) == ("python", "app.py")
+
+
 def test_several_console_scripts_are_a_question(tmp_path: Path) -> None:
     text = '[build-system]\nrequires = []\n[project]\nname = "thing"\n[project.scripts]\na = "p:a"\nb = "p:b"\n'
     with pytest.raises(ProjectError, match="several console scripts: a, b") as caught:

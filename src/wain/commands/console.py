@@ -156,17 +156,23 @@ class Console:
 
 
 class ConsoleHandler(logging.Handler):
-    """Log records as lines of the console: warnings always, the rest as `-v` says."""
+    """Log records as lines of the console: warnings always but each only once, the rest as `-v` says."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self.console = console
+        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno == logging.WARNING else ""
         if record.levelno > logging.WARNING:
             prefix = "error: "
         try:
-            self.console.say(prefix + record.getMessage())
+            text = record.getMessage()
+            if record.levelno == logging.WARNING:
+                if text in self._warned:
+                    return
+                self._warned.add(text)
+            self.console.say(prefix + text)
         except (OSError, ValueError):
             self.handleError(record)
