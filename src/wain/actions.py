@@ -6,7 +6,7 @@ Sources: the manuals of pip, uv and venv; POSIX.1-2024 and GNU coreutils for the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wain.installers import PipCall, is_pip, is_python, pip_call, python_module
 
@@ -489,6 +489,21 @@ def _venv(argv: Sequence[str], start: int) -> Venv:
         clear="--clear" in flags,
         is_uv=False,
     )
+
+
+def installation(argv: Sequence[str]) -> PipInstall:
+    """What a `pip install`, `pip wheel`, `pip download` or `uv pip install` asks for, whoever runs it.
+
+    :raises NeedsEngine: when that is not known, or it is no such command.
+    """
+    pip = pip_call(argv)
+    if pip is not None and pip.verb in {"install", "wheel", "download"}:
+        kept = tuple(option for option in pip.options if option[0] not in {"--wheel-dir", "--dest"})
+        return _pip_install(replace(pip, options=kept), argv[0])
+    action = _uv(argv) if pip is None else None
+    if isinstance(action, PipInstall):
+        return action
+    raise NeedsEngine(f"{' '.join(argv[:2])[:40]} chooses its files itself")
 
 
 def is_installer(argv: Sequence[str]) -> bool:

@@ -37,6 +37,19 @@ log = logging.getLogger(__name__)
 
 MAX_LAYERS = 120
 
+Reader = Callable[[str, Platform], Image | Index]
+"""Gives a base by its reference."""
+
+ENGINE_HINT = (
+    "wain runs nothing in the image itself: an engine does (--engine docker, buildah or podman). Or take a base that"
+    " has what this step makes, or `packages` on the built-in base of a project; wain fix mends what it can. wain build"
+    " --dry-run shows every such step."
+)
+
+
+class EngineNeeded(EngineError):
+    """A step has to be run: the message names its file, line and command."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DockerfileRequest:
@@ -72,13 +85,11 @@ def dry_run(request: DockerfileRequest) -> StepPlan:
     )
 
 
-def build_dockerfile(
-    request: DockerfileRequest, tools: Tools, read: Callable[[str, Platform], Image | Index]
-) -> DockerfileBuilt:
+def build_dockerfile(request: DockerfileRequest, tools: Tools, read: Reader) -> DockerfileBuilt:
     """The image of a Dockerfile's target.
 
     :param read: gives a base by its reference.
-    :raises EngineError: when a step has to be run, with its file, line and command.
+    :raises EngineNeeded: when a step has to be run, with its file, line and command.
     :raises DockerfileError: when a step would fail.
     :raises WainError: of every kind that bases, indexes and files can have.
     """
@@ -91,10 +102,10 @@ def build_dockerfile(
         ) from error
 
 
-class _Build:
-    def __init__(
-        self, request: DockerfileRequest, tools: Tools, read: Callable[[str, Platform], Image | Index]
-    ) -> None:
+class StageWalk:
+    """The stages that a Dockerfile's target needs, instruction by instruction, with bases and context at hand."""
+
+    def __init__(self, request: DockerfileRequest, tools: Tools, read: Reader) -> None:
         self._request = request
         self._tools = tools
         self._read = read
@@ -104,19 +115,16 @@ class _Build:
         self._images: dict[tuple[str, Platform], Image] = {}
         self._built: dict[int, StageBuild] = {}
 
-    def run(self) -> DockerfileBuilt:
+    def go(self, do: Callable[[StageBuild, Instruction, Sources], None]) -> StageBuild:
+        """The target's stage after its last instruction, each having been done by `do`.
+
+        :raises WainError: of every kind that bases and the context can have, and of what `do` raises.
+        """
         request = self._request
-        self._file.validate()
-        for directive in self._file.directives:
-            if directive.name == "syntax" and not is_standard_syntax(directive.value):
-                raise self._engine(directive.line, f"the front end {directive.value} reads this file")
         target = find_target(self._file, request.target)
         known: dict[str, str | None] = {**platform_args(str(request.platform), str(Platform.host()))}
         globals_ = global_scope(self._file, build_args=request.build_args, platform=known)
         needed = needed_stages(self._file, target, globals_)
-        early = plan(self._file, build_args=request.build_args, target=request.target, platform=str(request.platform))
-        if (step := _certain(early)) is not None:
-            raise self._engine(step.instruction.line, step.why, step.instruction)
         for stage in self._stages:
             if stage.index not in needed:
                 continue
@@ -139,26 +147,10 @@ class _Build:
                 state.runtime = replace(state.runtime, on_build=None)
                 for text in triggers:
                     for instruction in parse(f"{text}\n", name=f"{stage.image} ONBUILD").instructions:
-                        self._apply(state, instruction, sources)
+                        do(state, instruction, sources)
             for instruction in stage.instructions:
-                self._apply(state, instruction, sources)
-        return self._finish(self._built[target])
-
-    def _apply(self, state: StageBuild, instruction: Instruction, sources: Sources) -> None:
-        try:
-            apply(state, instruction, sources)
-        except NeedsEngine as need:
-            raise self._engine(instruction.line, need.reason, instruction) from need
-
-    def _engine(self, line: int, why: str, instruction: Instruction | None = None) -> EngineError:
-        what = f"{instruction.keyword} {instruction.arguments}"[:120] if instruction is not None else ""
-        shown = f" ({what})" if what else ""
-        return EngineError(
-            f"{self._file.name}:{line}: {why}{shown}",
-            hint="wain runs nothing in the image. Build this file with docker, buildah or podman; or take a base that "
-            "has what this step makes; or `packages` on the built-in base of a project. wain build --dry-run shows "
-            "every such step.",
-        )
+                do(state, instruction, sources)
+        return self._built[target]
 
     def _begin(self, stage: Stage, name: str, platform: Platform) -> StageBuild:
         store = self._tools.store
@@ -171,7 +163,7 @@ class _Build:
                 raise dockerfile_error(
                     self._file.name, stage.opening.line, f"{stage.image} comes to nothing", "Give it with --build-arg."
                 )
-            base = self._image(name, platform, stage.opening.line)
+            base = self.image(name, platform, stage.opening.line)
             tree = base_tree(base.layers, store)
             runtime = base.config.runtime
             if "PATH" not in runtime.environment():
@@ -196,7 +188,21 @@ class _Build:
             now=_epoch() or ZIP_EPOCH,
         )
 
-    def _image(self, name: str, platform: Platform, line: int) -> Image:
+    @property
+    def bases(self) -> tuple[Image, ...]:
+        """The images that were read."""
+        return tuple(self._images.values())
+
+    @property
+    def named_bases(self) -> dict[str, Image]:
+        """They by the name that the file has for them."""
+        return {name: image for (name, _), image in self._images.items()}
+
+    def image(self, name: str, platform: Platform, line: int) -> Image:
+        """The image that a FROM or `--from` on `line` names.
+
+        :raises WainError: of every kind that reading it can have.
+        """
         key = (name, platform)
         if key not in self._images:
             try:
@@ -225,8 +231,35 @@ class _Build:
             return self._built[found.index].tree
         if name == "scratch":
             return Tree()
-        image = self._image(name, self._request.platform, stage.opening.line)
+        image = self.image(name, self._request.platform, stage.opening.line)
         return base_tree(image.layers, self._tools.store)
+
+
+class _Build(StageWalk):
+    def run(self) -> DockerfileBuilt:
+        request = self._request
+        self._file.validate()
+        for directive in self._file.directives:
+            if directive.name == "syntax" and not is_standard_syntax(directive.value):
+                raise self._engine_step(directive.line, f"the front end {directive.value} reads this file")
+        early = plan(self._file, build_args=request.build_args, target=request.target, platform=str(request.platform))
+        if (step := _certain(early)) is not None:
+            raise self._engine_step(step.instruction.line, step.why, step.instruction)
+        return self._finish(self.go(self._apply))
+
+    def _apply(self, state: StageBuild, instruction: Instruction, sources: Sources) -> None:
+        try:
+            apply(state, instruction, sources)
+        except NeedsEngine as need:
+            raise self._engine_step(instruction.line, need.reason, instruction) from need
+
+    def _engine_step(self, line: int, why: str, instruction: Instruction | None = None) -> EngineNeeded:
+        what = f"{instruction.keyword} {instruction.arguments}"[:120] if instruction is not None else ""
+        shown = f" ({what})" if what else ""
+        return EngineNeeded(
+            f"{self._file.name}:{line}: {why}{shown}",
+            hint=ENGINE_HINT,
+        )
 
     def _finish(self, state: StageBuild) -> DockerfileBuilt:
         request = self._request

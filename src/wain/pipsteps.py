@@ -70,7 +70,7 @@ def pip_install(
     :raises WainError: of every kind that an index or a wheel can have.
     """
     environment = _environment(action, tree, facts, env, actor)
-    configured = _configuration(action, tree, environment, env)
+    configured = _configuration(action, tree, environment.root, env)
 
     def switch(name: str) -> bool:
         return name in configured and configured[name].value.lower() in _TRUE
@@ -134,9 +134,18 @@ def _environment(action: PipInstall, tree: Tree, facts: BaseFacts, env: Mapping[
     return environment_of(tree, python or facts.command, facts, env, actor.cwd, is_uv=True)
 
 
-def _configuration(
-    action: PipInstall, tree: Tree, environment: Environment, env: Mapping[str, str]
-) -> dict[str, Setting]:
+def index_settings_of(
+    action: PipInstall, tree: Tree, facts: BaseFacts, env: Mapping[str, str], tools: Tools
+) -> IndexSettings:
+    """Where an installation of the base's Python looks, for one that is not done here.
+
+    :raises CommandFails, NeedsEngine: when its configuration is not understood.
+    """
+    configured = _configuration(action, tree, facts.prefix.strip("/"), env)
+    return tools.settings({name: setting for name, setting in configured.items() if name in _INDEX_OPTIONS})
+
+
+def _configuration(action: PipInstall, tree: Tree, root: str, env: Mapping[str, str]) -> dict[str, Setting]:
     """What flags, variables and files of the image say, by option; the strongest wins."""
     found: dict[str, Setting] = {}
     if action.is_uv:
@@ -154,7 +163,7 @@ def _configuration(
         home = env.get("HOME", "/root")
         paths = ["/etc/pip.conf", "/etc/xdg/pip/pip.conf", f"{home}/.pip/pip.conf"]
         paths.append(f"{env.get('XDG_CONFIG_HOME') or home + '/.config'}/pip/pip.conf")
-        paths.append(f"{env.get('VIRTUAL_ENV') or '/' + environment.root}/pip.conf")
+        paths.append(f"{env.get('VIRTUAL_ENV') or '/' + root}/pip.conf")
         if env.get("PIP_CONFIG_FILE") == "/dev/null":
             paths = []
         elif env.get("PIP_CONFIG_FILE"):

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_PYPROJECT_BYTES = 16 << 20
 
+ENGINES = ("auto", "docker", "buildah", "podman", "none")
+"""What may run the steps of a Dockerfile that have to be run."""
 
 _TEXT_OPTIONS = ("index-url", "cert", "client-cert", "proxy", "timeout", "retries", "keyring-provider")
 _LIST_OPTIONS = (
@@ -141,6 +143,7 @@ class WainSettings:
     max_size: str | None = None
     max_waste: str | None = None
     cache_from: tuple[str, ...] = ()
+    engine: str | None = None
     mirrors: Mapping[str, str] = field(default_factory=dict)
     debian_mirrors: tuple[str, ...] = ()
     build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -516,6 +519,12 @@ def _tables_by_name(value: object) -> Mapping[str, Mapping[str, str]]:
     return MappingProxyType({normalize_name(str(key)): _strings_by_name(item) for key, item in value.items()})
 
 
+def _engine(value: object) -> str:
+    if value not in ENGINES:
+        raise TypeError(f"must be one of {', '.join(ENGINES)}")
+    return str(value)
+
+
 _CHECKS: Mapping[str, Any] = {
     "platforms": _words,
     "packages": _words,
@@ -534,6 +543,7 @@ _CHECKS: Mapping[str, Any] = {
     "exclude": _words,
     "layers": _integer,
     "cache-from": _words,
+    "engine": _engine,
     "mirrors": _strings_by_name,
     "debian-mirrors": _words,
     "build-env": _tables_by_name,

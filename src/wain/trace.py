@@ -216,14 +216,24 @@ class Trace:
         )
 
 
-def follow(dockerfile: Dockerfile, *, read: Reader | None = None) -> Trace:
+def follow(
+    dockerfile: Dockerfile,
+    *,
+    read: Reader | None = None,
+    build_args: Mapping[str, str] | None = None,
+    platform: Mapping[str, str | None] | None = None,
+    base: Callable[[str | None], KnownImage] = known_image,
+) -> Trace:
     """Follow a Dockerfile; `read` gives the text of a file of the build context by its relative path, None for none.
+
+    With `build_args`, those of a build, an ARG without a value is empty; without them it is not known. `base` says
+    what is known of an image.
 
     Never fails on a file that parses: what does not make sense stands in `problems`.
     """
     problems: list[tuple[int, str]] = []
     try:
-        scope = global_scope(dockerfile, unknown_args=True)
+        scope = global_scope(dockerfile, build_args=build_args, platform=platform, unknown_args=build_args is None)
     except DockerfileError as error:
         problems.append((1, error.message))
         scope = Scope(escape=dockerfile.escape, name=dockerfile.name, unknown_args=True)
@@ -238,7 +248,8 @@ def follow(dockerfile: Dockerfile, *, read: Reader | None = None) -> Trace:
             image = None
         below = parent_stage(stages, stage, image)
         parent = trace.stages[below.index] if below is not None else None
-        trace.stages.append(_Follower(trace, stage, image, parent, read).follow())
+        known = parent.base if parent is not None else base(image)
+        trace.stages.append(_Follower(trace, stage, image, parent, known, read).follow())
     _mark_shipping(trace)
     return trace
 
@@ -275,11 +286,16 @@ def _mark_shipping(trace: Trace) -> None:
 
 class _Follower:
     def __init__(
-        self, trace: Trace, stage: Stage, image: str | None, parent: StageTrace | None, read: Reader | None
+        self,
+        trace: Trace,
+        stage: Stage,
+        image: str | None,
+        parent: StageTrace | None,
+        base: KnownImage,
+        read: Reader | None,
     ) -> None:
         self.trace = trace
         self.read = read
-        base = parent.base if parent is not None else known_image(image)
         self.it = StageTrace(stage=stage, image=image, parent=parent, base=base)
         it = self.it
         if parent is not None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wain.commands.console import Console, human_size, table
+from wain.commands.console import Console, human_size, printable, table
 from wain.commands.frame import open_workshop
-from wain.errors import UsageError
+from wain.errors import EngineError, UsageError
+from wain.settings import ENGINES
 
 if TYPE_CHECKING:
     from wain.dockerbuild import DockerfileBuilt, DockerfileRequest
@@ -40,11 +41,21 @@ def add_dockerfile_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--base-mirror", action="append", default=[], metavar="FROM=TO", help="where a registry's images are read"
     )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        metavar="NAME",
+        help="what runs the steps that have to be run: auto, docker, buildah, podman or none (default: auto)",
+    )
+    group.add_argument("--network", metavar="MODE", help="the network of the steps that an engine runs")
+    group.add_argument(
+        "--engine-arg", action="append", default=[], metavar="FLAG", help="a further flag for the engine's own build"
+    )
 
 
 def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: Sequence[str], say_how: SayHow) -> int:
     """Build a Dockerfile, or tell who would take each step of it."""
-    from wain.dockerbuild import build_dockerfile, dry_run
+    from wain.dockerbuild import dry_run
     from wain.image import Index
     from wain.pipeline import deliver
 
@@ -52,14 +63,12 @@ def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: S
     destinations = list(given) or [f"archive:{Path(args.path) / 'dist' / _name(Path(args.path))}.tar"]
     requests = _requests(args, labels, destinations)
     if args.dry_run:
-        _print_steps(console, dry_run(requests[0]))
+        _print_steps(console, requests[0], dry_run(requests[0]), _engine_name(args))
         return 0
     with open_workshop(args, Path(args.path)) as workshop:
         _add_mirrors(args, workshop)
         tools = _tools(args, workshop)
-        built = workshop.store.attempt(
-            lambda: [build_dockerfile(request, tools, _reader(workshop)) for request in requests]
-        )
+        built = workshop.store.attempt(lambda: [_built(args, request, tools, workshop) for request in requests])
         image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
         names: list[str] = args.tag or [f"{_name(Path(args.path))}:latest"]
         digest = image.digest
@@ -72,6 +81,42 @@ def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: S
             _write_metadata(Path(args.metadata_file), built, str(digest), destinations)
     print(digest)
     return 0
+
+
+def _engine_name(args: argparse.Namespace) -> str:
+    from wain.settings import wain_settings
+
+    return args.engine or wain_settings(Path(args.path)).engine or "auto"
+
+
+def _built(args: argparse.Namespace, request: DockerfileRequest, tools: Tools, workshop: Workshop) -> DockerfileBuilt:
+    """The image: made here, or where a step has to be run, by an engine."""
+    from wain.dockerbuild import ENGINE_HINT, EngineNeeded, build_dockerfile
+    from wain.engines import EngineFailed, find_engine
+    from wain.handover import EngineOptions, build_with_engine
+
+    wanted = _engine_name(args)
+    try:
+        return build_dockerfile(request, tools, _reader(workshop))
+    except EngineNeeded as need:
+        if wanted == "none":
+            raise
+        try:
+            engine = find_engine(wanted)
+        except EngineError as error:
+            raise EngineNeeded(f"{need.message}; {error.message}", hint=ENGINE_HINT) from error
+        chosen = "as asked" if wanted != "auto" else "the first that answers"
+        workshop.say(f"{need.message}: the file goes to {engine}, {chosen}")
+    console: Console = args.console
+    options = EngineOptions(
+        secrets=tuple(args.secret), network=args.network, insecure=args.insecure, more=tuple(args.engine_arg)
+    )
+    try:
+        return build_with_engine(request, tools, _reader(workshop), engine, options, say=workshop.say, tell=console.say)
+    except EngineFailed as error:
+        if console.quiet:
+            print(printable(error.tail), file=sys.stderr)
+        raise
 
 
 def _name(path: Path) -> str:
@@ -187,14 +232,25 @@ def _secret(text: str) -> tuple[str, bytes]:
     return name, data
 
 
-def _print_steps(console: Console, plan: StepPlan) -> None:
+def _print_steps(console: Console, request: DockerfileRequest, plan: StepPlan, engine: str) -> None:
+    from wain.handover import is_foreign, previews
+    from wain.steps import ENGINE
+
+    given: Mapping[int, Sequence[str]] = {}
+    if plan.taker == ENGINE and not is_foreign(request.dockerfile):
+        given = previews(request)
     rows = [("line", "who", "instruction", "why")]
     for step in plan.steps:
         text = " ".join(f"{step.instruction.keyword} {step.instruction.arguments}".split())
-        rows.append((str(step.instruction.line), step.taker, text[:50] + ("…" if len(text) > 50 else ""), step.why))
+        why = "; ".join((step.why, *given.get(step.instruction.span.start, ())))
+        rows.append((str(step.instruction.line), step.taker, text[:50] + ("…" if len(text) > 50 else ""), why))
     console.say(table(rows, right=frozenset({0})))
     counts = Counter(step.taker for step in plan.steps)
     console.say(", ".join(f"{counts[taker]} {taker}" for taker in ("native", "engine", "refused", "unused")))
+    if plan.taker == ENGINE:
+        line = next(step.instruction.line for step in plan.steps if step.taker == ENGINE)
+        whom = {"auto": "docker, buildah or podman, whichever answers first", "none": "nobody: --engine is none"}
+        console.say(f"line {line} has to be run, so the whole file goes to {whom.get(engine, engine)}")
 
 
 def _summary(console: Console, built: DockerfileBuilt) -> None:

@@ -51,9 +51,9 @@ _DOCKER_FLAGS = {
     "--pull": "a tag is asked for anew each time",
     "--squash": "not needed: no layer holds what another deletes",
     "--cache-to": "an image that was pushed is its own cache: see --cache-from",
-    "--build-context": "not known; copy what is needed into the project",
-    "--network": "wain runs no command in a container",
-    "--ssh": "wain runs no command in a container",
+    "--build-context": "copy what is needed into the project; an engine takes it with --engine-arg=--build-context=...",
+    "--add-host": "an engine takes it with --engine-arg=--add-host=...",
+    "--ssh": "an engine takes it with --engine-arg=--ssh=...",
     "--iidfile": "--metadata-file has the digests",
     "--progress=": "auto, plain, json or none",
 }

@@ -1,0 +1,330 @@
+"""A Dockerfile handed over to an engine: the file as it is, with what its installations are given put into their RUNs.
+
+The engine sees the user's file, edited in the RUNs that run pip or uv: a mount with the files that they would download,
+and in front of each command the variables that make it use these alone and keep no cache. Nothing of that reaches the
+image: the mount lies below /dev, which is in no layer, and the history is put back as the file has it.
+
+Sources: Dockerfile reference (RUN --mount, syntax); docker buildx build and buildah-build (named build contexts).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wain.context import ignore_file
+from wain.dockerbuild import DockerfileBuilt, DockerfileRequest, Reader
+from wain.dockerfile import Dockerfile, encode
+from wain.engines import BuildEngine, EngineBuild, EngineFailed, run_build
+from wain.errors import HashMismatch, UsageError
+from wain.gzips import gzip_member
+from wain.image import Image, Index, check_image
+from wain.layers import Layer, stored_layer
+from wain.oci import LAYER_TAR, Config
+from wain.pipsteps import Tools
+from wain.platforms import Platform
+from wain.steps import is_standard_syntax
+from wain.store import Store
+from wain.supplies import Supplier, Supply, without_supplies
+
+log = logging.getLogger(__name__)
+
+_CONTEXT = "wain-files"
+_PLACE = "/dev/wain"
+_LINKS = {
+    "pip": (("PIP_FIND_LINKS", "{place}"), ("PIP_NO_INDEX", "1")),
+    # uv has no variable for "no index"; offline, it takes what its find-links have.
+    "uv": (("UV_FIND_LINKS", "{place}"), ("UV_OFFLINE", "1")),
+}
+_CHUNK_BYTES = 4 << 20
+_COMPLAINT = re.compile(r"\s*error|.*did not complete successfully", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What an engine's build is told besides the request."""
+
+    secrets: tuple[str, ...] = ()
+    """As `--secret` takes them."""
+    network: str | None = None
+    insecure: bool = False
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edited:
+    """A Dockerfile with its RUNs edited, and what was put in."""
+
+    text: str
+    mounts: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    """As history shows them."""
+
+    def restored(self, created_by: str) -> str:
+        """A line of history without what was put in."""
+        text = created_by
+        mounted = False
+        for mount in self.mounts:
+            mounted = mounted or mount in text
+            text = text.replace(f"{mount} ", "")
+        for prefix in self.prefixes:
+            text = text.replace(prefix, "")
+        if mounted and "--mount=" not in text:
+            # buildah adds the digest of what was mounted.
+            text = re.sub(r":sha256:[0-9a-f]{64}\Z", "", text)
+        return text
+
+    def blamed(self, complaint: str) -> bool:
+        """Whether what an engine complains of is a RUN that was given files."""
+        lines = [
+            line
+            for line in complaint.splitlines()
+            if re.match(r"\s*(?:error|>>>|.*did not complete)", line, re.IGNORECASE)
+        ]
+        return any(f"{_PLACE}/" in line for line in lines)
+
+
+def edit(dockerfile: Dockerfile, supplies: Iterable[Supply], *, with_files: bool = True) -> Edited:
+    """The file with what its installations are given; every byte outside of that is as it was.
+
+    :param with_files: whether they get their files, or are only kept from leaving a cache.
+    """
+    context = _free_name(dockerfile)
+    text = dockerfile.text
+    added: dict[int, str] = {}
+    mounted: dict[int, list[str]] = {}
+    prefixes: set[str] = set()
+    for supply in supplies:
+        install = supply.install
+        if install.place is None:
+            continue
+        variables = dict(one.switch for one in supply.installs if one.switch is not None)
+        if supply.key is not None and with_files:
+            place = f"{_PLACE}/{supply.key}"
+            for tool in dict.fromkeys(one.tool for one in supply.installs):
+                variables |= {name: value.format(place=place) for name, value in _LINKS[tool]}
+            flag = f"--mount=type=bind,from={context},source={supply.key},target={place}"
+            flags = mounted.setdefault(install.instruction.keyword_end, [])
+            if flag not in flags:
+                flags.append(flag)
+        if not variables:
+            continue
+        words = ["env", *(f"{name}={value}" for name, value in variables.items())]
+        # What the file has itself must not be taken for what was put in.
+        while " ".join((*words, "")) in text:
+            words.append(f"WAIN={len(words)}")
+        prefixes.add(" ".join((*words, "")))
+        is_json = install.instruction.is_json
+        added[install.place] = "".join(f'"{word}", ' for word in words) if is_json else " ".join((*words, ""))
+    for at, flags in mounted.items():
+        added[at] = "".join(f" {flag}" for flag in flags)
+    pieces: list[str] = []
+    position = 0
+    for at, piece in sorted(added.items()):
+        pieces += [text[position:at], piece]
+        position = at
+    return Edited(
+        text="".join((*pieces, text[position:])),
+        mounts=tuple(dict.fromkeys(flag for flags in mounted.values() for flag in flags)),
+        prefixes=tuple(sorted(prefixes, key=len, reverse=True)),
+    )
+
+
+def _free_name(dockerfile: Dockerfile) -> str:
+    taken = {stage.name for stage in dockerfile.stages}
+    name = _CONTEXT
+    while name in taken:
+        name += "-"
+    return name
+
+
+def why_no_files(dockerfile: Dockerfile, engine: BuildEngine | None) -> str:
+    """Why nothing can be mounted into the RUNs of a file; empty where it can."""
+    for directive in dockerfile.directives:
+        if directive.name != "syntax":
+            continue
+        if not is_standard_syntax(directive.value):
+            return f"the front end {directive.value} reads the file"
+        version = re.search(r":(\d+)\.(\d+)", directive.value)
+        if engine is not None and engine.name == "docker" and version and (int(version[1]), int(version[2])) < (1, 4):
+            return f"the front end {directive.value} has no named contexts"
+    return engine.why_no_contexts if engine is not None else ""
+
+
+def build_with_engine(
+    request: DockerfileRequest,
+    tools: Tools,
+    read: Reader,
+    engine: BuildEngine,
+    options: EngineOptions,
+    *,
+    say: Callable[[str], None],
+    tell: Callable[[str], None],
+) -> DockerfileBuilt:
+    """The image of a Dockerfile's target, built by an engine.
+
+    :param say: takes what is decided; `tell`, what the engine prints.
+    :raises EngineError: when the engine fails.
+    :raises ImageError: when what it makes is no image.
+    """
+    dockerfile = request.dockerfile
+    with tempfile.TemporaryDirectory(prefix="wain-engine-") as name:
+        folder = Path(name)
+        files = folder / "files"
+        files.mkdir(mode=0o755)
+        supplier = Supplier(request, tools, read, files)
+        problem = why_no_files(dockerfile, engine)
+        supplies = without_supplies(request, problem) if problem else supplier.supplies()
+        if is_foreign(dockerfile):
+            supplies = ()
+        for supply in supplies:
+            say(f"{dockerfile.name}:{dockerfile.position(supply.offset)[0]}: {told(supply)}")
+        contexts = {} if problem else supplier.moved_bases()
+        edited = edit(dockerfile, supplies)
+        try:
+            image = _run(request, engine, options, edited, contexts, folder, tell)
+        except EngineFailed as error:
+            if not edited.mounts or not edited.blamed(error.tail):
+                raise
+            say(f"{error.message}: with the files from the store alone; once more, and the index is asked")
+            edited = edit(dockerfile, supplies, with_files=False)
+            image = _run(request, engine, options, edited, contexts, folder, tell)
+        return _finished(image, edited, supplier.bases, tools.store)
+
+
+def is_foreign(dockerfile: Dockerfile) -> bool:
+    """Whether a front end of its own reads the file: nobody else knows its language."""
+    return any(one.name == "syntax" and not is_standard_syntax(one.value) for one in dockerfile.directives)
+
+
+def told(supply: Supply) -> str:
+    """What an installation is given, for people."""
+    what = f"gets {supply.why} from the store" if supply.key is not None else f"asks the index itself: {supply.why}"
+    return f"{supply.install.told} {what}"
+
+
+def previews(request: DockerfileRequest) -> Mapping[int, Sequence[str]]:
+    """By the offset of its RUN, what each installation will be given, as far as the file alone tells."""
+    found: dict[int, list[str]] = {}
+    for supply in without_supplies(request):
+        install = supply.install
+        does = "asks the index itself" if supply.why else "gets its wheels from the store"
+        reason = f": {supply.why}" if supply.why else ""
+        lines = found.setdefault(install.instruction.span.start, [])
+        lines.append(f"{install.told} {does}{reason}")
+    return found
+
+
+def _run(
+    request: DockerfileRequest,
+    engine: BuildEngine,
+    options: EngineOptions,
+    edited: Edited,
+    contexts: dict[str, str],
+    folder: Path,
+    tell: Callable[[str], None],
+) -> Image:
+    path = folder / (request.path.name if request.path is not None else "Dockerfile")
+    path.write_bytes(encode(edited.text))
+    ignore = path.with_name(f"{path.name}.dockerignore")
+    ignore.write_bytes(_ignored(request))
+    if edited.mounts:
+        contexts = {**contexts, _free_name(request.dockerfile): str(folder / "files")}
+    wanted = EngineBuild(
+        dockerfile=path,
+        ignore=ignore,
+        context=request.context,
+        contexts=contexts,
+        build_args=request.build_args,
+        target=request.target,
+        platform=None if request.platform == Platform.host() else str(request.platform),
+        labels=request.labels,
+        secrets=options.secrets,
+        network=options.network,
+        insecure=options.insecure,
+        more=options.more,
+    )
+    found = run_build(engine, wanted, folder, tell=tell)
+    return found.image_for(request.platform) if isinstance(found, Index) else found
+
+
+def _ignored(request: DockerfileRequest) -> bytes:
+    """What is left out of the context: what the user's file says, and the build's own outputs."""
+    if not request.context.is_dir():
+        raise UsageError(f"{request.context} is no folder", hint="Name the folder that COPY copies from.")
+    path = ignore_file(request.context, request.path)
+    text = path.read_bytes() if path.is_file() else b""
+    if not text.endswith(b"\n") and text:
+        text += b"\n"
+    top = request.context.absolute()
+    outputs = [out.absolute() for out in request.leave_out]
+    lines = [str(out.relative_to(top)) for out in outputs if out.is_relative_to(top) and out != top]
+    return text + b"".join(b"/" + line.encode("utf-8", "surrogateescape") + b"\n" for line in lines)
+
+
+def _finished(image: Image, edited: Edited, bases: Sequence[Image], store: Store) -> DockerfileBuilt:
+    """The image with the bases' own layers, the others compressed, and its history as the file has it."""
+    known = {
+        layer.diff_id: layer
+        for base in reversed(bases)
+        for layer in base.to_oci().layers
+        if layer.media_type != LAYER_TAR
+    }
+    converted = image.to_oci()
+    layers = tuple(known.get(layer.diff_id) or _compressed(layer, store) for layer in converted.layers)
+    config = replace(
+        converted.config,
+        history=tuple(
+            replace(line, created_by=edited.restored(line.created_by)) if line.created_by else line
+            for line in converted.config.history
+        ),
+    )
+    created = _created_by(config, len(layers))
+    layers = tuple(replace(layer, created_by=text) for layer, text in zip(layers, created, strict=True))
+    changed = config != converted.config
+    made = replace(
+        converted,
+        layers=layers,
+        config=config,
+        source_config=None if changed else converted.source_config,
+        source_manifest=None,
+    )
+    check_image(made)
+    count = 0
+    while count < len(layers) and layers[count].diff_id in known:
+        count += 1
+    return DockerfileBuilt(image=made, base_layers=count)
+
+
+def _created_by(config: Config, count: int) -> list[str]:
+    texts = [line.created_by or "" for line in config.history if not line.empty_layer]
+    return [*[""] * (count - len(texts)), *texts][:count]
+
+
+def _compressed(layer: Layer, store: Store) -> Layer:
+    """A layer as a blob of the store, compressed where it is not: the same bytes for the same tar."""
+    with store.writer(kind="layer", note=layer.created_by[:200]) as writer:
+        if layer.media_type != LAYER_TAR:
+            with layer.open() as stream:
+                while data := stream.read(_CHUNK_BYTES):
+                    writer.write(data)
+            digest = writer.commit(expected=layer.digest)
+            return stored_layer(
+                digest, diff_id=layer.diff_id, size_bytes=layer.size_bytes, store=store, media_type=layer.media_type
+            )
+        import hashlib
+
+        inner, unpacked, size = hashlib.sha256(), 0, 0
+        with layer.open() as stream:
+            while data := stream.read(_CHUNK_BYTES):
+                inner.update(data)
+                unpacked += len(data)
+                size += writer.write(gzip_member(data))
+        if inner.hexdigest() != layer.diff_id.hex:
+            raise HashMismatch("a layer of the engine's image is not what its diff ID says", hint="Run it again.")
+        digest = writer.commit()
+    return stored_layer(digest, diff_id=layer.diff_id, size_bytes=size, store=store, unpacked_bytes=unpacked)

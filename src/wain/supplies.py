@@ -1,0 +1,323 @@
+"""What the installations of an engine's RUNs are given: the files that they would download, from the store.
+
+The Dockerfile is followed as far as it can be without running anything, so that each installation is met with the
+files, settings and base that it will have. What it asks for is resolved for the base's Python, and the files are copied
+into a folder of their own, which alone the engine sees. Sdists come with the wheels that their builds need.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wain.actions import NeedsEngine, PipInstall
+from wain.asked import asked_requirements
+from wain.backends import read_build_system
+from wain.bases import BaseFacts
+from wain.digest import Digest
+from wain.dockerbuild import DockerfileRequest, Reader, StageWalk
+from wain.dockerfile import Instruction
+from wain.engine_installs import EngineInstall, engine_installs
+from wain.errors import UsageError, WainError
+from wain.filework import CommandFails
+from wain.image import Image
+from wain.instructions import apply
+from wain.known_images import KnownImage, known_image
+from wain.lock import Selected
+from wain.names import parse_registry_reference
+from wain.oci import canonical_json
+from wain.pipsteps import Tools, index_settings_of
+from wain.platforms import Platform, Target
+from wain.pythons import environment_of, find_program
+from wain.requirements import Requirements, parse_requirement
+from wain.scopes import platform_args
+from wain.settings import IndexSettings
+from wain.sources import unpack_sdist
+from wain.stage import Sources, StageBuild
+from wain.steps import ShellVariables, run_commands
+from wain.trace import Run, Trace, follow
+
+log = logging.getLogger(__name__)
+
+_MAX_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supply:
+    """What an installation is given; several where a loop runs one command's text again."""
+
+    installs: tuple[EngineInstall, ...]
+    key: str | None
+    """The folder with its files, below that of all supplies; None where there are none."""
+    why: str
+    """How many files there are, or why there are none."""
+
+    @property
+    def install(self) -> EngineInstall:
+        return self.installs[0]
+
+    @property
+    def offset(self) -> int:
+        """Where in the file it stands."""
+        place = self.install.place
+        return self.install.instruction.span.start if place is None else place
+
+
+class Supplier:
+    """Collects the supplies of a Dockerfile's build, below a folder that the engine may read."""
+
+    def __init__(self, request: DockerfileRequest, tools: Tools, read: Reader, folder: Path) -> None:
+        self._request = request
+        self._tools = tools
+        self._folder = folder
+        self._walk = StageWalk(request, tools, read)
+        self._found: dict[int, list[Supply]] = {}
+        self._trace: Trace | None = None
+
+    @property
+    def bases(self) -> tuple[Image, ...]:
+        """The bases that were read on the way."""
+        return self._walk.bases
+
+    def supplies(self) -> tuple[Supply, ...]:
+        """For each installation of the file what it is given; never fails for want of a file."""
+        self._trace = trace_of(self._request, self._known)
+        problem = "its stage is not needed"
+        try:
+            self._walk.go(self._do)
+        except (WainError, NeedsEngine) as error:
+            problem = _first_line(error.message if isinstance(error, WainError) else error.reason)
+        made: list[Supply] = []
+        for run in self._trace.runs():
+            made += self._found.get(id(run.instruction)) or _nothing(run, problem)
+        return tuple(made)
+
+    def moved_bases(self) -> dict[str, str]:
+        """Bases that were read from a mirror: their names in the file, and where they are, as contexts."""
+        return {
+            name: place
+            for name, image in self._walk.named_bases.items()
+            if (place := _elsewhere(name, image)) is not None
+        }
+
+    def _known(self, name: str | None) -> KnownImage:
+        """What is known of a base: from the image itself, else by its name."""
+        by_name = known_image(name)
+        if not name or name == "scratch":
+            return by_name
+        try:
+            image = self._walk.image(name, self._request.platform, 1)
+        except WainError as error:
+            log.debug("%s is not read: %s", name, error.message)
+            return by_name
+        runtime = image.config.runtime
+        users = dict(by_name.users)
+        user = runtime.user.partition(":")[0] if runtime.user else None
+        if user and user not in (*users, "root", "nobody"):
+            users[user] = (user if user.isdigit() else "", "/" if user.isdigit() else f"/home/{user}")
+        return replace(
+            by_name,
+            user=user or None,
+            users=users,
+            env=runtime.environment(),
+            workdir=runtime.working_dir or "/",
+        )
+
+    def _do(self, state: StageBuild, instruction: Instruction, sources: Sources) -> None:
+        """Follow one instruction as far as it can be without running anything."""
+        if instruction.keyword == "RUN":
+            self._run(state, instruction)
+            if not _only_files(state, instruction):
+                return
+        try:
+            apply(state, instruction, sources)
+        except (WainError, NeedsEngine) as error:
+            # What it makes will be missing; whoever asks for it is told so.
+            log.debug("line %d is not followed: %s", instruction.line, error)
+            state.scope.apply(instruction)
+
+    def _run(self, state: StageBuild, instruction: Instruction) -> None:
+        assert self._trace is not None
+        run = next((one for one in self._trace.runs() if one.instruction is instruction), None)
+        if run is None:
+            return
+        made: list[Supply] = []
+        for installs in _by_place(run):
+            try:
+                files: dict[str, Path] = {}
+                for install in installs:
+                    files.update(self._files(install, state))
+                key = self._put(files)
+                made.append(
+                    Supply(installs=installs, key=key, why=f"{len(files)} file{'s' if len(files) != 1 else ''}")
+                )
+                continue
+            except (WainError, NeedsEngine) as error:
+                why = _first_line(error.message if isinstance(error, WainError) else error.reason)
+            except CommandFails as error:
+                why = f"before the build {error}"
+            made.append(Supply(installs=installs, key=None, why=why))
+        self._found[id(instruction)] = made
+
+    def _files(self, install: EngineInstall, state: StageBuild) -> dict[str, Path]:
+        """The files by name, in the store."""
+        if install.action is None:
+            raise NeedsEngine(install.reason)
+        action, call = install.action, install.call
+        env = {name: value for name, value in call.env.items() if value is not None}
+        cwd = call.cwd or state.workdir()
+        facts = state.facts()
+        _check_python(action, state, facts, env, cwd)
+        settings = index_settings_of(action, state.tree, facts, env, self._tools)
+        if settings.no_index:
+            raise NeedsEngine("it asks no index")
+        if ":all:" in settings.no_binary:
+            raise NeedsEngine("it builds everything, its build tools among it")
+        with tempfile.TemporaryDirectory(prefix="wain-requirements-") as folder:
+            requirements = asked_requirements(action, state.tree, env, cwd, Path(folder))
+            return self._resolved(requirements, facts.target, settings, depth=0)
+
+    def _resolved(
+        self, requirements: Requirements, target: Target, settings: IndexSettings, *, depth: int
+    ) -> dict[str, Path]:
+        from wain.locking import fetch_selected, lock_for_requirements
+
+        tools = self._tools
+        lock = lock_for_requirements(
+            requirements, targets=[target], settings=settings, store=tools.store, transport=tools.transport
+        )
+        selected = lock.select(target, allow_sdist=settings.allows_sdist, prefer_sdist=settings.wants_sdist)
+        for item in selected:
+            if item.kind == "vcs":
+                raise NeedsEngine(f"{item.name} is built from a repository")
+        found: dict[str, Path] = {}
+        fetched = fetch_selected(
+            selected,
+            store=tools.store,
+            transport=tools.transport,
+            settings=settings,
+            project=requirements.path.parent,
+            progress=tools.progress,  # type: ignore[arg-type]
+        )
+        for item, path, _ in fetched:
+            assert item.file is not None
+            found[item.file.filename] = path
+        builds = [(item, path) for item, path, _ in fetched if item.kind in ("sdist", "archive")]
+        projects = [
+            (item, Path(item.package.directory.path, item.package.directory.subdirectory or ""))
+            for item in selected
+            if item.package.directory is not None
+        ]
+        for item, place in (*builds, *projects):
+            if depth >= _MAX_DEPTH:
+                raise NeedsEngine(f"{item.name} is a build requirement of build requirements without end")
+            needs = _build_requires(item, place)
+            inner = replace(settings, constraints=settings.build_constraints, no_binary=())
+            lines = tuple(parse_requirement(text, f"the build of {item.name}") for text in dict.fromkeys(needs))
+            asked = Requirements(path=requirements.path.parent / "build-requirements.txt", lines=lines)
+            found.update(self._resolved(asked, target, inner, depth=depth + 1))
+        return found
+
+    def _put(self, files: Mapping[str, Path]) -> str:
+        """A folder with copies of the files: an engine never sees the store itself."""
+        key = Digest.of(canonical_json({name: path.name for name, path in files.items()})).hex[:16]
+        place = self._folder / key
+        if not place.is_dir():
+            place.mkdir(mode=0o755)
+            for name, path in files.items():
+                shutil.copyfile(path, place / name)
+                (place / name).chmod(0o644)
+            place.chmod(0o755)
+        return key
+
+
+def without_supplies(request: DockerfileRequest, why: str = "") -> tuple[Supply, ...]:
+    """The installations of a file that get nothing, with what is known of that from the text alone."""
+    return tuple(supply for run in trace_of(request).runs() for supply in _nothing(run, why))
+
+
+def _nothing(run: Run, why: str) -> list[Supply]:
+    made = []
+    for installs in _by_place(run):
+        reason = next((install.reason for install in installs if install.reason), "")
+        made.append(Supply(installs=installs, key=None, why=reason or why))
+    return made
+
+
+def _by_place(run: Run) -> list[tuple[EngineInstall, ...]]:
+    """A loop runs one command's text several times: what it is given is what all of them need."""
+    places: dict[object, list[EngineInstall]] = {}
+    for number, install in enumerate(engine_installs(run)):
+        places.setdefault(("at", install.place) if install.place is not None else number, []).append(install)
+    return [tuple(installs) for installs in places.values()]
+
+
+def _elsewhere(name: str, image: Image) -> str | None:
+    """Where a base was read, if that is not where its name says."""
+    try:
+        reference = parse_registry_reference(name)
+    except UsageError:
+        return None
+    origin = image.layers[0].origin if image.layers else None
+    if origin is None or origin == f"{reference.registry}/{reference.repository}":
+        return None
+    return f"docker-image://{origin}{'@' if reference.digest else ':'}{reference.selector}"
+
+
+def trace_of(request: DockerfileRequest, base: Callable[[str | None], KnownImage] = known_image) -> Trace:
+    """The request's Dockerfile, followed with its build arguments."""
+    return follow(
+        request.dockerfile,
+        build_args=request.build_args,
+        platform={**platform_args(str(request.platform), str(Platform.host()))},
+        base=base,
+    )
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= 160 else f"{line[:159]}…"
+
+
+def _only_files(state: StageBuild, instruction: Instruction) -> bool:
+    """Whether a RUN only works on files: what it does can be followed, and costs nothing."""
+    values = {name: value for name, value in state.scope.variables().items() if value is not None}
+    try:
+        commands = list(run_commands(instruction, ShellVariables(values), state.workdir(), state.shell))
+    except (NeedsEngine, WainError):
+        return False
+    return not any(isinstance(command.action, PipInstall) for command in commands)
+
+
+def _check_python(action: PipInstall, state: StageBuild, facts: BaseFacts, env: Mapping[str, str], cwd: str) -> None:
+    """Whether an installation is for the base's Python, as far as that is known; what the RUN itself made is not.
+
+    :raises NeedsEngine: when it is another one.
+    """
+    if action.is_uv:
+        python = action.python or env.get("UV_PYTHON") or ""
+        number = python.removeprefix("python").removeprefix("cpython-")
+        if number[:1].isdigit() and not f"{facts.python}.".startswith(f"{number}."):
+            raise NeedsEngine(f"Python {number} is not the base's")
+        return
+    found = find_program(state.tree, action.program, env, cwd)
+    if found is not None:
+        environment_of(state.tree, action.program, facts, env, cwd)
+        return
+    digits = action.program.rpartition("/")[2].lstrip("abcdefghijklmnopqrstuvwxyz")
+    if digits not in ("", "3", facts.python.short):
+        raise NeedsEngine(f"{action.program} is not the base's Python {facts.python.short}")
+
+
+def _build_requires(item: Selected, place: Path) -> tuple[str, ...]:
+    """What the build of an sdist or a project's folder needs, before its back end is asked."""
+    with tempfile.TemporaryDirectory(prefix="wain-sdist-") as folder:
+        if item.file is not None:
+            place = unpack_sdist(place, Path(folder), filename=item.file.filename) / (item.package.subdirectory or "")
+        requires = read_build_system(place, what=item.name).requires
+    # setuptools before 70.1 has its back end ask for wheel.
+    return (*requires, *(["wheel"] if any(text.startswith("setuptools") for text in requires) else []))
