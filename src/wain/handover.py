@@ -20,10 +20,9 @@ from wain.context import ignore_file
 from wain.dockerbuild import DockerfileBuilt, DockerfileRequest, Reader
 from wain.dockerfile import Dockerfile, encode
 from wain.engines import BuildEngine, EngineBuild, EngineFailed, run_build
-from wain.errors import HashMismatch, UsageError
-from wain.gzips import gzip_member
+from wain.errors import UsageError
 from wain.image import Image, Index, check_image
-from wain.layers import Layer, stored_layer
+from wain.layers import compressed_layer
 from wain.oci import LAYER_TAR, Config
 from wain.pipsteps import Tools
 from wain.platforms import Platform
@@ -40,7 +39,10 @@ _LINKS = {
     # uv has no variable for "no index"; offline, it takes what its find-links have.
     "uv": (("UV_FIND_LINKS", "{place}"), ("UV_OFFLINE", "1")),
 }
-_CHUNK_BYTES = 4 << 20
+# What buildah writes of the container that it built in.
+_OF_CONTAINERS = frozenset(
+    "Hostname Domainname AttachStdin AttachStdout AttachStderr OpenStdin StdinOnce Tty Image".split()
+)
 _COMPLAINT = re.compile(r"\s*error|.*did not complete successfully", re.IGNORECASE)
 
 
@@ -275,9 +277,12 @@ def _finished(image: Image, edited: Edited, bases: Sequence[Image], store: Store
         if layer.media_type != LAYER_TAR
     }
     converted = image.to_oci()
-    layers = tuple(known.get(layer.diff_id) or _compressed(layer, store) for layer in converted.layers)
+    runtime = converted.config.runtime
+    others = {name: value for name, value in runtime.others.items() if name not in _OF_CONTAINERS}
+    layers = tuple(known.get(layer.diff_id) or compressed_layer(layer, store) for layer in converted.layers)
     config = replace(
         converted.config,
+        runtime=replace(runtime, others=others),
         history=tuple(
             replace(line, created_by=edited.restored(line.created_by)) if line.created_by else line
             for line in converted.config.history
@@ -303,28 +308,3 @@ def _finished(image: Image, edited: Edited, bases: Sequence[Image], store: Store
 def _created_by(config: Config, count: int) -> list[str]:
     texts = [line.created_by or "" for line in config.history if not line.empty_layer]
     return [*[""] * (count - len(texts)), *texts][:count]
-
-
-def _compressed(layer: Layer, store: Store) -> Layer:
-    """A layer as a blob of the store, compressed where it is not: the same bytes for the same tar."""
-    with store.writer(kind="layer", note=layer.created_by[:200]) as writer:
-        if layer.media_type != LAYER_TAR:
-            with layer.open() as stream:
-                while data := stream.read(_CHUNK_BYTES):
-                    writer.write(data)
-            digest = writer.commit(expected=layer.digest)
-            return stored_layer(
-                digest, diff_id=layer.diff_id, size_bytes=layer.size_bytes, store=store, media_type=layer.media_type
-            )
-        import hashlib
-
-        inner, unpacked, size = hashlib.sha256(), 0, 0
-        with layer.open() as stream:
-            while data := stream.read(_CHUNK_BYTES):
-                inner.update(data)
-                unpacked += len(data)
-                size += writer.write(gzip_member(data))
-        if inner.hexdigest() != layer.diff_id.hex:
-            raise HashMismatch("a layer of the engine's image is not what its diff ID says", hint="Run it again.")
-        digest = writer.commit()
-    return stored_layer(digest, diff_id=layer.diff_id, size_bytes=size, store=store, unpacked_bytes=unpacked)

@@ -5,17 +5,18 @@ Sources: OCI image specification, layer.md; POSIX.1-2001 pax.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import BinaryIO
 
 from wain import gzips, splice, ustar
 from wain.digest import CHUNK_BYTES, Digest, VerifyingReader
-from wain.errors import ImageError, WainError
+from wain.errors import HashMismatch, ImageError, WainError
 from wain.install import InstallPlan, Scheme, names_of, plan_install
-from wain.oci import LAYER_GZIP, Descriptor
+from wain.oci import JSON, LAYER_GZIP, LAYER_TAR, Descriptor
 from wain.store import Store, recipe_key
 from wain.ustar import END, header, padding
 from wain.wheels import Wheel
@@ -28,6 +29,7 @@ RECIPE_KEY = "dev.wain.recipe-key"
 """The annotation that says which recipe and inputs a layer is made of."""
 FOLDER_MODE = 0o755
 _MEMO = "layer"
+_MEMBER_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +347,48 @@ def stored_layer(
         unpacked_bytes=unpacked_bytes,
         created_by=created_by,
         annotations=annotations or {},
+    )
+
+
+def compressed_layer(layer: Layer, store: Store) -> Layer:
+    """An uncompressed layer as a compressed blob of the store, the same bytes for the same tar; others as they are.
+
+    :raises HashMismatch: when the tar is not what its diff ID says.
+    """
+    if layer.media_type != LAYER_TAR:
+        return layer
+    key = recipe_key({"recipe": "compressed-layer/1", "compressor": gzips.COMPRESSOR, "diff_id": layer.diff_id})
+    known = remembered_layer(key, store=store, created_by=layer.created_by)
+    if known is not None:
+        return replace(known, annotations=layer.annotations)
+    unpacked_bytes = 0
+    with store.writer(kind="layer", note=layer.created_by[:200]) as writer:
+        inner = hashlib.sha256()
+        with layer.open() as stream:
+            while data := stream.read(_MEMBER_BYTES):
+                inner.update(data)
+                unpacked_bytes += len(data)
+                writer.write(gzips.gzip_member(data))
+        if inner.hexdigest() != layer.diff_id.hex:
+            raise HashMismatch(f"layer {layer.digest} is not what its diff ID says", hint="Take the image again.")
+        size_bytes = writer.size_bytes
+        digest = writer.commit()
+    memo: dict[str, JSON] = {
+        "digest": digest,
+        "diff_id": layer.diff_id,
+        "size_bytes": size_bytes,
+        "unpacked_bytes": unpacked_bytes,
+        "created_by": layer.created_by,
+    }
+    store.put_memo(_MEMO, key, memo, [digest])
+    return stored_layer(
+        digest,
+        diff_id=layer.diff_id,
+        size_bytes=size_bytes,
+        store=store,
+        unpacked_bytes=unpacked_bytes,
+        created_by=layer.created_by,
+        annotations=layer.annotations,
     )
 
 

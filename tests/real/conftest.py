@@ -10,6 +10,7 @@ import pytest
 
 from tests.real.machines.bases import Base, debian_base, official_like_base
 from tests.real.machines.docker import Docker, serve_docker
+from tests.real.machines.engines import Engines, engine_programs
 from tests.real.machines.index_front import IndexFront, serve_index_front
 from tests.real.machines.machine import Machine, start_machine
 from tests.real.machines.places import remove_tree
@@ -107,6 +108,14 @@ def docker(trixie: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """docker 26.1 with the classic store."""
     with serve_docker(trixie, tmp_path_factory.mktemp("docker")) as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def engines(trixie: Machine, docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """docker 26.1, buildah 1.39 and podman 5.4 as programs for PATH."""
+    with scratch(tmp_path_factory, "engines") as folder:
+        yield engine_programs(trixie, docker, folder)
+        trixie.unmount_below(folder)
 
 
 @pytest.fixture(scope="session")
