@@ -44,6 +44,11 @@ _OF_CONTAINERS = frozenset(
     "Hostname Domainname AttachStdin AttachStdout AttachStderr OpenStdin StdinOnce Tty Image".split()
 )
 _COMPLAINT = re.compile(r"\s*error|.*did not complete successfully", re.IGNORECASE)
+# What pip and uv say where they find too little.
+_MISSES = re.compile(
+    r"no matching distribution|could not find a version|resolutionimpossible|no solution found|network connectivity",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +85,11 @@ class Edited:
             text = re.sub(r":sha256:[0-9a-f]{64}\Z", "", text)
         return text
 
-    def blamed(self, complaint: str) -> bool:
-        """Whether what an engine complains of is a RUN that was given files."""
-        lines = [
-            line
-            for line in complaint.splitlines()
-            if re.match(r"\s*(?:error|>>>|.*did not complete)", line, re.IGNORECASE)
-        ]
-        return any(f"{_PLACE}/" in line for line in lines)
+    def blamed(self, printed: str) -> bool:
+        """Whether an engine failed because a RUN needs more than the files that it was given."""
+        if not _MISSES.search(printed):
+            return False
+        return any(f"{_PLACE}/" in line for line in printed.splitlines() if _COMPLAINT.match(line))
 
 
 def edit(dockerfile: Dockerfile, supplies: Iterable[Supply], *, with_files: bool = True) -> Edited:
@@ -190,9 +192,9 @@ def build_with_engine(
         try:
             image = _run(request, engine, options, edited, contexts, folder, tell)
         except EngineFailed as error:
-            if not edited.mounts or not edited.blamed(error.tail):
+            if not edited.blamed(error.tail):
                 raise
-            say(f"{error.message}: with the files from the store alone; once more, and the index is asked")
+            say("the files from the store are not enough for what this step asks for; once more, and it asks the index")
             edited = edit(dockerfile, supplies, with_files=False)
             image = _run(request, engine, options, edited, contexts, folder, tell)
         return _finished(image, edited, supplier.bases, tools.store)
@@ -250,7 +252,12 @@ def _run(
         insecure=options.insecure,
         more=options.more,
     )
-    found = run_build(engine, wanted, folder, tell=tell)
+    try:
+        found = run_build(engine, wanted, folder, tell=tell)
+    except EngineFailed as error:
+        line = re.findall(rf"(?m)^{re.escape(path.name)}:(\d+)$", error.tail)
+        where = f"{request.dockerfile.name}:{line[-1]}: " if line else ""
+        raise EngineFailed(f"{where}{edited.restored(error.message)}", hint=error.hint, tail=error.tail) from error
     return found.image_for(request.platform) if isinstance(found, Index) else found
 
 

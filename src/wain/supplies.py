@@ -88,7 +88,8 @@ class Supplier:
         self._trace = trace_of(self._request, self._known)
         problem = "its stage is not needed"
         try:
-            self._walk.go(self._do)
+            if any(install.action is not None for run in self._trace.runs() for install in engine_installs(run)):
+                self._walk.go(self._do)
         except (WainError, NeedsEngine) as error:
             problem = _first_line(error.message if isinstance(error, WainError) else error.reason)
         made: list[Supply] = []
