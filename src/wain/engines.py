@@ -54,14 +54,15 @@ class BuildEngine:
         return f"{self.name} {self.version}{how}"
 
     @property
-    def takes_contexts(self) -> bool:
-        """Whether it has named build contexts, and shows a mount of one to a RUN."""
-        return self.why_no_contexts == ""
+    def has_contexts(self) -> bool:
+        """Whether it has named build contexts: BuildKit without buildx has none, and mounts images alone."""
+        return self.builder != "client"
 
     @property
-    def why_no_contexts(self) -> str:
+    def why_no_mounts(self) -> str:
+        """Why files cannot be mounted into a RUN; empty where they can."""
         if self.name == "docker":
-            return "docker's BuildKit has no named contexts without buildx" if self.builder == "client" else ""
+            return ""
         least = (1, 27) if self.name == "buildah" else (4, 2)
         if _numbers(self.version) < least:
             return f"{self.name} has named contexts from {least[0]}.{least[1]} on"
@@ -210,6 +211,18 @@ def run_build(engine: BuildEngine, wanted: EngineBuild, folder: Path, *, tell: C
     else:
         made = _buildah_build(engine, wanted, folder, tell)
     return archive.read(ArchiveReference(path=made))
+
+
+@contextlib.contextmanager
+def loaded(engine: BuildEngine, image: Image, name: str, folder: Path) -> Iterator[None]:
+    """Has an image in docker's own store until the block ends."""
+    path = folder / "files.tar"
+    archive.write(image, ArchiveReference(path=path), names=(name,))
+    _run(engine, [engine.program, "image", "load", "--quiet", f"--input={path}"], {}, log.debug)
+    try:
+        yield
+    finally:
+        _ask([engine.program, "image", "rm", name], os.environ)
 
 
 def _docker_build(engine: BuildEngine, wanted: EngineBuild, folder: Path, tell: Callable[[str], None]) -> Path:

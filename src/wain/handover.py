@@ -15,15 +15,17 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from wain.context import ignore_file
+from wain.digest import Digest
 from wain.dockerbuild import DockerfileBuilt, DockerfileRequest, Reader
 from wain.dockerfile import Dockerfile, encode
-from wain.engines import BuildEngine, EngineBuild, EngineFailed, run_build
+from wain.engines import BuildEngine, EngineBuild, EngineFailed, loaded, run_build
 from wain.errors import UsageError
 from wain.image import Image, Index, check_image
-from wain.layers import compressed_layer
-from wain.oci import LAYER_TAR, Config
+from wain.layers import Entry, compressed_layer, files_layer
+from wain.oci import JSON, LAYER_TAR, Config, canonical_json
 from wain.pipsteps import Tools
 from wain.platforms import Platform
 from wain.steps import is_standard_syntax
@@ -44,6 +46,7 @@ _OF_CONTAINERS = frozenset(
     "Hostname Domainname AttachStdin AttachStdout AttachStderr OpenStdin StdinOnce Tty Image".split()
 )
 _COMPLAINT = re.compile(r"\s*error|.*did not complete successfully", re.IGNORECASE)
+_BINDS = re.compile(r"--mount=(?!\S*type=(?:cache|tmpfs|secret|ssh))")
 # What pip and uv say where they find too little.
 _MISSES = re.compile(
     r"no matching distribution|could not find a version|resolutionimpossible|no solution found|network connectivity",
@@ -80,8 +83,8 @@ class Edited:
             text = text.replace(f"{mount} ", "")
         for prefix in self.prefixes:
             text = text.replace(prefix, "")
-        if mounted and "--mount=" not in text:
-            # buildah adds the digest of what was mounted.
+        if mounted and not _BINDS.search(text):
+            # buildah adds the digest of what was mounted from contexts and stages.
             text = re.sub(r":sha256:[0-9a-f]{64}\Z", "", text)
         return text
 
@@ -92,12 +95,11 @@ class Edited:
         return any(f"{_PLACE}/" in line for line in printed.splitlines() if _COMPLAINT.match(line))
 
 
-def edit(dockerfile: Dockerfile, supplies: Iterable[Supply], *, with_files: bool = True) -> Edited:
+def edit(dockerfile: Dockerfile, supplies: Iterable[Supply], *, source: str | None = None) -> Edited:
     """The file with what its installations are given; every byte outside of that is as it was.
 
-    :param with_files: whether they get their files, or are only kept from leaving a cache.
+    :param source: what their files are mounted from; without it they are only kept from leaving a cache.
     """
-    context = _free_name(dockerfile)
     text = dockerfile.text
     added: dict[int, str] = {}
     mounted: dict[int, list[str]] = {}
@@ -107,11 +109,11 @@ def edit(dockerfile: Dockerfile, supplies: Iterable[Supply], *, with_files: bool
         if install.place is None:
             continue
         variables = dict(one.switch for one in supply.installs if one.switch is not None)
-        if supply.key is not None and with_files:
+        if supply.key is not None and source is not None:
             place = f"{_PLACE}/{supply.key}"
             for tool in dict.fromkeys(one.tool for one in supply.installs):
                 variables |= {name: value.format(place=place) for name, value in _LINKS[tool]}
-            flag = f"--mount=type=bind,from={context},source={supply.key},target={place}"
+            flag = f"--mount=type=bind,from={source},source={supply.key},target={place}"
             flags = mounted.setdefault(install.instruction.keyword_end, [])
             if flag not in flags:
                 flags.append(flag)
@@ -121,9 +123,11 @@ def edit(dockerfile: Dockerfile, supplies: Iterable[Supply], *, with_files: bool
         # What the file has itself must not be taken for what was put in.
         while " ".join((*words, "")) in text:
             words.append(f"WAIN={len(words)}")
-        prefixes.add(" ".join((*words, "")))
+        plain, quoted = " ".join((*words, "")), "".join(f'"{word}", ' for word in words)
         is_json = install.instruction.is_json
-        added[install.place] = "".join(f'"{word}", ' for word in words) if is_json else " ".join((*words, ""))
+        # BuildKit's history has the words of the JSON form, buildah's its text.
+        prefixes |= {plain, quoted} if is_json else {plain}
+        added[install.place] = quoted if is_json else plain
     for at, flags in mounted.items():
         added[at] = "".join(f" {flag}" for flag in flags)
     pieces: list[str] = []
@@ -138,15 +142,19 @@ def edit(dockerfile: Dockerfile, supplies: Iterable[Supply], *, with_files: bool
     )
 
 
-def _free_name(dockerfile: Dockerfile) -> str:
+def _source_name(dockerfile: Dockerfile, supplies: Sequence[Supply], engine: BuildEngine) -> str:
+    """What the engine calls the files: a context, or where there are none, an image, named by what is in it."""
     taken = {stage.name for stage in dockerfile.stages}
-    name = _CONTEXT
+    name = "wain-files"
     while name in taken:
         name += "-"
-    return name
+    if engine.has_contexts:
+        return name
+    keys: list[JSON] = [*sorted({supply.key for supply in supplies if supply.key is not None})]
+    return f"{name}:{Digest.of(canonical_json(keys)).hex[:16]}"
 
 
-def why_no_files(dockerfile: Dockerfile, engine: BuildEngine | None) -> str:
+def why_no_files(dockerfile: Dockerfile, engine: BuildEngine) -> str:
     """Why nothing can be mounted into the RUNs of a file; empty where it can."""
     for directive in dockerfile.directives:
         if directive.name != "syntax":
@@ -154,9 +162,10 @@ def why_no_files(dockerfile: Dockerfile, engine: BuildEngine | None) -> str:
         if not is_standard_syntax(directive.value):
             return f"the front end {directive.value} reads the file"
         version = re.search(r":(\d+)\.(\d+)", directive.value)
-        if engine is not None and engine.name == "docker" and version and (int(version[1]), int(version[2])) < (1, 4):
-            return f"the front end {directive.value} has no named contexts"
-    return engine.why_no_contexts if engine is not None else ""
+        least = (1, 4) if engine.has_contexts else (1, 2)
+        if engine.name == "docker" and version and (int(version[1]), int(version[2])) < least:
+            return f"the front end {directive.value} mounts no named contexts"
+    return engine.why_no_mounts
 
 
 def build_with_engine(
@@ -187,15 +196,25 @@ def build_with_engine(
             supplies = ()
         for supply in supplies:
             say(f"{dockerfile.name}:{dockerfile.position(supply.offset)[0]}: {told(supply)}")
-        contexts = {} if problem else supplier.moved_bases()
-        edited = edit(dockerfile, supplies)
+        contexts = supplier.moved_bases()
+        if contexts and not engine.has_contexts:
+            say(f"{engine.name} without buildx reads {', '.join(contexts)} itself, and from no mirror")
+            contexts = {}
+        source = _source_name(dockerfile, supplies, engine)
+        edited = edit(dockerfile, supplies, source=source)
         try:
-            image = _run(request, engine, options, edited, contexts, folder, tell)
+            if not edited.mounts:
+                image = _run(request, engine, options, edited, contexts, folder, tell)
+            elif engine.has_contexts:
+                image = _run(request, engine, options, edited, {**contexts, source: str(files)}, folder, tell)
+            else:
+                with loaded(engine, _files_image(files, request.platform, tools.store), source, folder):
+                    image = _run(request, engine, options, edited, contexts, folder, tell)
         except EngineFailed as error:
             if not edited.blamed(error.tail):
                 raise
             say("the files from the store are not enough for what this step asks for; once more, and it asks the index")
-            edited = edit(dockerfile, supplies, with_files=False)
+            edited = edit(dockerfile, supplies)
             image = _run(request, engine, options, edited, contexts, folder, tell)
         return _finished(image, edited, supplier.bases, tools.store)
 
@@ -236,8 +255,6 @@ def _run(
     path.write_bytes(encode(edited.text))
     ignore = path.with_name(f"{path.name}.dockerignore")
     ignore.write_bytes(_ignored(request))
-    if edited.mounts:
-        contexts = {**contexts, _free_name(request.dockerfile): str(folder / "files")}
     wanted = EngineBuild(
         dockerfile=path,
         ignore=ignore,
@@ -259,6 +276,26 @@ def _run(
         where = f"{request.dockerfile.name}:{line[-1]}: " if line else ""
         raise EngineFailed(f"{where}{edited.restored(error.message)}", hint=error.hint, tail=error.tail) from error
     return found.image_for(request.platform) if isinstance(found, Index) else found
+
+
+def _files_image(files: Path, platform: Platform, store: Store) -> Image:
+    """An image of nothing but the files, for an engine that mounts images alone."""
+    entries = [
+        Entry(
+            path=f"{place.parent.name}/{place.name}",
+            kind="file",
+            size_bytes=place.stat().st_size,
+            open_data=_opener(place),
+        )
+        for place in sorted(files.glob("*/*"))
+    ]
+    folders = [Entry(path=place.name, kind="directory", mode=0o755) for place in sorted(files.iterdir())]
+    layer = files_layer([*folders, *entries], store=store, created_by="what installations are given")
+    return Image(config=Config(platform=platform)).append(layer)
+
+
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    return lambda: path.open("rb")
 
 
 def _ignored(request: DockerfileRequest) -> bytes:
