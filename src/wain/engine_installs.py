@@ -95,8 +95,13 @@ def _asked(call: Call) -> tuple[PipInstall | None, str]:
 def _place(run: Run, call: Call) -> int | None:
     if run.instruction.is_json:
         return run.instruction.words[0].span.start
-    word = call.words[0] if call.words else None
-    return word.span.start if word is not None and call.is_editable else None
+    if not call.is_editable or not call.words:
+        return None
+    word = call.words[0]
+    if word is not None:
+        return word.span.start
+    # `$PIP_INSTALL numpy`: the variable makes several words, and stands first in its command.
+    return None if call.wrappers else call.command_span.start
 
 
 def _switch(run: Run, use: Use) -> tuple[str, str] | None:

@@ -30,7 +30,7 @@ from wain.pipsteps import Tools
 from wain.platforms import Platform
 from wain.steps import is_standard_syntax
 from wain.store import Store
-from wain.supplies import Supplier, Supply, without_supplies
+from wain.supplies import Supplier, Supply, nothing_for, trace_of, without_supplies
 
 log = logging.getLogger(__name__)
 
@@ -233,12 +233,14 @@ def told(supply: Supply) -> str:
 def previews(request: DockerfileRequest) -> Mapping[int, Sequence[str]]:
     """By the offset of its RUN, what each installation will be given, as far as the file alone tells."""
     found: dict[int, list[str]] = {}
-    for supply in without_supplies(request):
-        install = supply.install
-        does = "asks the index itself" if supply.why else "gets its wheels from the store"
-        reason = f": {supply.why}" if supply.why else ""
-        lines = found.setdefault(install.instruction.span.start, [])
-        lines.append(f"{install.told} {does}{reason}")
+    for run in trace_of(request).runs():
+        has_python = run.stage.base.python or "python" in (run.stage.root_image or "")
+        for supply in nothing_for(run):
+            if supply.why:
+                told = f"asks the index itself: {supply.why}"
+            else:
+                told = f"gets its wheels from the store{'' if has_python else ' if the base has its Python'}"
+            found.setdefault(run.instruction.span.start, []).append(f"{supply.install.told} {told}")
     return found
 
 

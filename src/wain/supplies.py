@@ -94,7 +94,7 @@ class Supplier:
             problem = _first_line(error.message if isinstance(error, WainError) else error.reason)
         made: list[Supply] = []
         for run in self._trace.runs():
-            made += self._found.get(id(run.instruction)) or _nothing(run, problem)
+            made += self._found.get(id(run.instruction)) or nothing_for(run, problem)
         return tuple(made)
 
     def moved_bases(self) -> dict[str, str]:
@@ -238,10 +238,11 @@ class Supplier:
 
 def without_supplies(request: DockerfileRequest, why: str = "") -> tuple[Supply, ...]:
     """The installations of a file that get nothing, with what is known of that from the text alone."""
-    return tuple(supply for run in trace_of(request).runs() for supply in _nothing(run, why))
+    return tuple(supply for run in trace_of(request).runs() for supply in nothing_for(run, why))
 
 
-def _nothing(run: Run, why: str) -> list[Supply]:
+def nothing_for(run: Run, why: str = "") -> list[Supply]:
+    """The installations of a RUN without files: why they are given none, as far as that is known."""
     made = []
     for installs in _by_place(run):
         reason = next((install.reason for install in installs if install.reason), "")
