@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import subprocess
 import uuid
 from collections import deque
@@ -326,12 +327,11 @@ def _run(engine: BuildEngine, words: Sequence[str | Path], env: Mapping[str, str
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program and what it started: politely, then by force."""
-    import signal
-
-    for number, seconds in ((signal.SIGINT, _END_SECONDS), (signal.SIGTERM, 2), (signal.SIGKILL, 2)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+    """Ends a program and all that it started: as a terminal would, then politely, then by force."""
+    for number, seconds in ((signal.SIGINT, _END_SECONDS), (signal.SIGTERM, 1), (signal.SIGKILL, 1)):
+        try:
             os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
-            return
