@@ -5,21 +5,39 @@ Source: pip's documentation of requirements files.
 
 from __future__ import annotations
 
+import itertools
+import json
 import posixpath
 import re
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from wain.actions import NeedsEngine, PipInstall
+from wain.editables import EditablePlace
 from wain.filework import CommandFails, joined_raw
-from wain.tree import Tree, parts_of
+from wain.pipconf import Setting
+from wain.tree import Node, Tree, parts_of
 
 if TYPE_CHECKING:
     from wain.requirements import RequirementLine, Requirements
 
 
-def asked_requirements(action: PipInstall, tree: Tree, env: Mapping[str, str], cwd: str, folder: Path) -> Requirements:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked for; every file that says it stands below a folder of this machine."""
+
+    requirements: Requirements
+    editables: Mapping[str, EditablePlace]
+    """Folders here of the projects that are editable, with where they stand in the image."""
+    projects: tuple[str, ...]
+    """The paths in the image of the projects that are built."""
+
+
+def asked_requirements(action: PipInstall, tree: Tree, env: Mapping[str, str], cwd: str, folder: Path) -> Asked:
     """What is asked for, with the files that say it put under a folder of this machine."""
     from wain.requirements import Requirements, parse_requirement, read_requirements
 
@@ -29,22 +47,54 @@ def asked_requirements(action: PipInstall, tree: Tree, env: Mapping[str, str], c
     limits = [
         read_requirements(folder / tree.resolve(joined_raw(cwd, name)), environ=env) for name in action.constraints
     ]
-    lines = []
+    lines: list[RequirementLine] = []
+    editables: dict[str, EditablePlace] = {}
+    projects: list[str] = []
+
+    def local(text: str, *, editable: bool) -> None:
+        """A project or wheel of the image; paths are relative to the working directory, in files too."""
+        match = _LOCAL.fullmatch(text.strip())
+        if match is None:
+            raise NeedsEngine(f"{text[:60]} is built from files of the image")
+        path, extras = match[1], match[2] or ""
+        place = tree.resolve(joined_raw(cwd, path))
+        write_out(tree, place, folder)
+        if (folder / place).is_dir():
+            projects.append(place)
+        lines.append(parse_requirement(f"{folder / place}{extras}", "the command line"))
+        if editable:
+            written = posixpath.normpath(joined_raw(cwd, path))
+            url = f"file://{quote(written)}"
+            said = {"url": url, "dir_info": {"editable": True}}
+            direct = json.dumps(said, separators=(",", ":")) if action.is_uv else json.dumps(said, sort_keys=True)
+            editables[str(folder / place)] = EditablePlace(path=f"/{place}", direct_url=direct)
+
     for text in action.requirements:
         line = parse_requirement(text, "the command line")
-        if line.url is not None and "://" not in line.url and "[" not in line.url and not line.editable:
-            place = tree.resolve(joined_raw(cwd, line.url))
-            _write_out(tree, place, folder)
-            line = parse_requirement(str(folder / place), "the command line")
-        _refuse_remote(line)
-        lines.append(line)
+        if line.url is not None and "://" not in line.url and not line.url.startswith("file:"):
+            local(line.text, editable=False)
+        elif line.url is not None and line.url.startswith("file:"):
+            raise NeedsEngine(f"{line.text[:60]} is built from files of the image")
+        else:
+            lines.append(line)
+    for text in action.editables:
+        if "://" in text or text.startswith("git+"):
+            raise NeedsEngine(f"{text.partition('@')[0][:60]} is cloned into the image")
+        local(text, editable=True)
     for file in files:
         for line in file.lines:
-            _refuse_local(line)
+            if line.editable or (line.url is not None and "://" not in line.url):
+                if line.hashes or line.marker or "://" in line.text:
+                    raise NeedsEngine(f"{line.text[:60]} is built from files of the image")
+                local(line.text, editable=line.editable)
+            elif line.url is not None and line.url.startswith("file:"):
+                raise NeedsEngine("a file of the image is installed")
+            else:
+                lines.append(line)
     path = files[0].path if files else folder / "requirements.txt"
     merged = Requirements(
         path=path,
-        lines=(*lines, *(line for file in files for line in file.lines)),
+        lines=tuple(lines),
         constraints=(
             *(line for file in files for line in file.constraints),
             *(line for file in limits for line in (*file.lines, *file.constraints)),
@@ -55,31 +105,34 @@ def asked_requirements(action: PipInstall, tree: Tree, env: Mapping[str, str], c
     )
     if merged.require_hashes and not merged.is_locked:
         raise CommandFails("hashes are required, and not every requirement has a version and hashes")
-    return merged
+    return Asked(requirements=merged, editables=editables, projects=tuple(dict.fromkeys(projects)))
 
 
-def _refuse_local(line: RequirementLine) -> None:
-    if line.editable or (line.url is not None and "://" not in line.url):
-        raise NeedsEngine(f"{line.text[:60]} is built from files of the image")
-    if line.url is not None and line.url.startswith("file:"):
-        raise NeedsEngine("a file of the image is installed")
+def write_out_again(asked: Asked, tree: Tree, folder: Path) -> None:
+    """Puts the projects there as they were: who reads their metadata leaves files in them."""
+    for place in asked.projects:
+        shutil.rmtree(folder / place)
+    for place in asked.projects:
+        write_out(tree, place, folder)
 
 
-def _refuse_remote(line: RequirementLine) -> None:
-    if line.editable or (line.url is not None and ("[" in line.url or line.url.startswith("file:"))):
-        raise NeedsEngine(f"{line.text[:60]} is built from files of the image")
-
-
+_LOCAL = re.compile(r"([^\[\];]+)(\[[\w.,\s-]+\])?")
 _MAX_PROJECT_BYTES = 512 << 20
 
 
-def _write_out(tree: Tree, path: str, folder: Path) -> None:
+def write_out(tree: Tree, path: str, folder: Path) -> None:
     """Puts a project or wheel of the image under a folder of this machine, where it is built or read."""
     top = tree.get(path)
     if top is None:
         raise CommandFails(f"/{path} is not there")
     left = _MAX_PROJECT_BYTES
-    for name, node in ((path, top), *tree.walk(path)):
+    skipped = ""
+    for name, node in itertools.chain(((path, top),), tree.walk(path)):
+        if skipped and name.startswith(skipped):
+            continue
+        if name != path and node.children is not None and _is_made(name, node):
+            skipped = f"{name}/"
+            continue
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if node.kind == "directory":
@@ -96,6 +149,28 @@ def _write_out(tree: Tree, path: str, folder: Path) -> None:
                 while chunk := stream.read(1 << 20):
                     out.write(chunk)
             place.chmod(node.mode & 0o777 | 0o600)
+
+
+def _is_made(name: str, node: Node) -> bool:
+    """Whether a folder is an environment or a cache, which are no sources."""
+    return name.endswith("/__pycache__") or "pyvenv.cfg" in (node.children or {})
+
+
+def uv_configuration(env: Mapping[str, str]) -> dict[str, Setting]:
+    """What uv's variables say, by pip's name for it."""
+    found: dict[str, Setting] = {}
+    for variable, name in (
+        ("UV_INDEX_URL", "index-url"),
+        ("UV_DEFAULT_INDEX", "index-url"),
+        ("UV_EXTRA_INDEX_URL", "extra-index-url"),
+        ("UV_INDEX", "extra-index-url"),
+        ("UV_FIND_LINKS", "find-links"),
+        ("UV_BREAK_SYSTEM_PACKAGES", "break-system-packages"),
+        ("UV_COMPILE_BYTECODE", "compile"),
+    ):
+        if env.get(variable):
+            found[name] = Setting(value=env[variable].replace(",", " "), origin=variable)
+    return found
 
 
 _REFERENCE = re.compile(r"\s*(?:-r|--requirement|-c|--constraint)(?:[ \t]*=?[ \t]*)(\S+)")

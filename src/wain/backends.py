@@ -108,11 +108,13 @@ backend = importlib.import_module(module)
 for name in filter(None, attribute.split(".")):
     backend = getattr(backend, name)
 settings = request["config-settings"] or None
+kind = request["kind"]
 if request["hook"] == "requires":
-    hook = getattr(backend, "get_requires_for_build_wheel", None)
+    hook = getattr(backend, "get_requires_for_build_" + kind, None)
     result = list(hook(settings)) if hook else []
 else:
-    result = backend.build_wheel(request["folder"], settings)
+    hook = getattr(backend, "build_" + kind, None)
+    result = hook(request["folder"], settings) if hook else None
 with open(result_path, "w", encoding="utf-8") as stream:
     json.dump(result, stream)
 """
@@ -286,28 +288,36 @@ class BuildEnvironment:
                 hint="Hold the requirement back with a build constraint.",
             )
 
-    def requires(self, system: BuildSystem, source: Path, settings: Mapping[str, JSON]) -> tuple[str, ...]:
+    def requires(
+        self, system: BuildSystem, source: Path, settings: Mapping[str, JSON], *, kind: str = "wheel"
+    ) -> tuple[str, ...]:
         """What the back end asks for beyond `[build-system] requires`.
 
+        :param kind: `wheel` or `editable`.
         :raises SdistError: when it fails.
         """
-        result = self._call("requires", system, source, settings)
+        result = self._call("requires", system, source, settings, kind)
         if not isinstance(result, list) or not all(isinstance(item, str) for item in result):
             raise SdistError(f"the back end of {self._what} asks for {result!r}", hint="Name another version.")
         return tuple(str(item) for item in result)
 
-    def build(self, system: BuildSystem, source: Path, settings: Mapping[str, JSON]) -> Path:
-        """The wheel that the back end builds.
+    def build(
+        self, system: BuildSystem, source: Path, settings: Mapping[str, JSON], *, kind: str = "wheel"
+    ) -> Path | None:
+        """The wheel that the back end builds; None where it has no hook for that kind.
 
+        :param kind: `wheel` or `editable`.
         :raises SdistError: when it fails.
         """
-        name = self._call("build", system, source, settings)
+        name = self._call("build", system, source, settings, kind)
+        if name is None:
+            return None
         path = self.wheels / name if isinstance(name, str) and "/" not in name and name.endswith(".whl") else None
         if path is None or path.is_symlink() or not path.is_file():
             raise SdistError(f"the back end of {self._what} built no wheel", hint="Name another version.")
         return path
 
-    def _call(self, hook: str, system: BuildSystem, source: Path, settings: Mapping[str, JSON]) -> JSON:
+    def _call(self, hook: str, system: BuildSystem, source: Path, settings: Mapping[str, JSON], kind: str) -> JSON:
         self._calls += 1
         request, result = (self._folder / f"{name}-{self._calls}.json" for name in ("request", "result"))
         runner = self._folder / "_wain_runner.py"
@@ -316,6 +326,7 @@ class BuildEnvironment:
             json.dumps(
                 {
                     "hook": hook,
+                    "kind": kind,
                     "backend": system.backend,
                     "backend-path": [*system.backend_path],
                     "config-settings": dict(settings),

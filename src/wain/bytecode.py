@@ -43,7 +43,7 @@ RECIPE = 1
 """Changes with whatever changes the bytes that the same wheel and Python give."""
 _GROUP_BYTES = 1 << 20
 _GROUP_FILES = 64
-_MAX_SOURCE_BYTES = 32 << 20
+MAX_SOURCE_BYTES = 32 << 20
 _TIMEOUT_SECONDS = 1800.0
 _FOLDER_MEMO = "bytecode"
 _LAYER_MEMO = "bytecode-layer"
@@ -225,7 +225,7 @@ def _modules(plan: InstallPlan) -> Iterator[tuple[Wheel, list[PlannedFile]]]:
     roots = tuple({f"{plan.scheme.purelib}/", f"{plan.scheme.platlib}/"})
     found: dict[str, list[PlannedFile]] = {wheel.name: [] for wheel in plan.wheels}
     for file in plan.files:
-        if file.path.endswith(".py") and file.path.startswith(roots) and file.size_bytes <= _MAX_SOURCE_BYTES:
+        if file.path.endswith(".py") and file.path.startswith(roots) and file.size_bytes <= MAX_SOURCE_BYTES:
             found[file.wheel.name].append(file)
     for wheel in plan.wheels:
         yield wheel, found[wheel.name]
@@ -277,7 +277,7 @@ def _compile(
                     stream.write(file.data or b"")
                 else:
                     stream.writelines(wheel.chunks(file.member))
-        _run(compiler, folder, list(_groups(files)))
+        compile_files(compiler, folder, [(file.path, file.size_bytes) for file in files])
         with store.writer(kind="bytecode", note=f"bytecode of {wheel.filename} by Python {compiler.version}") as writer:
             offset = 0
             for number, file in enumerate(files):
@@ -295,17 +295,26 @@ def _compile(
     return digest, rows
 
 
-def _groups(files: Sequence[PlannedFile]) -> Iterator[list[str]]:
+def compile_files(compiler: Compiler, folder: Path, files: Sequence[tuple[str, int]]) -> None:
+    """Compiles the sources that stand in a folder under their numbers; what compiles gets a `c` behind its number.
+
+    :param files: the paths that they have in the image, without a slash in front, and their sizes.
+    :raises PythonError: when the interpreter does not run.
+    """
+    _run(compiler, folder, list(_groups(files)))
+
+
+def _groups(files: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
     """Lines for the script, in groups that depend on the files alone."""
     group: list[str] = []
     size = 0
-    for number, file in enumerate(files):
+    for number, (path, size_bytes) in enumerate(files):
         if group and (size > _GROUP_BYTES or len(group) >= _GROUP_FILES):
             yield group
             group, size = [], 0
         # What a traceback shows, so it must be the path in the image. Line breaks no path of a wheel can have.
-        group.append(f"{number}\t/{file.path}")
-        size += file.size_bytes
+        group.append(f"{number}\t/{path}")
+        size += size_bytes
     if group:
         yield group
 

@@ -13,7 +13,7 @@ import lzma
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
 from wain.errors import DockerfileError
@@ -244,6 +244,13 @@ def _put_file(node: Node, target: Tree, place: str, options: CopyOptions) -> Non
             hint="Choose another destination, or remove the folder.",
         )
     target.put(place, _attributed(node.copied(0), node, options))
+
+
+def put_file(target: Tree, name: str, node: Node, destination: str, options: CopyOptions) -> None:
+    """Puts a file from elsewhere, which is never unpacked, where an ADD says."""
+    source = Tree()
+    source.put(name, node)
+    _copy_one(source, name, target, destination, replace(options, unpacks=False))
 
 
 def put_data(target: Tree, name: str, data: bytes, destination: str, options: CopyOptions) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 
 from wain.actions import NeedsEngine
-from wain.copying import CopyOptions, NotFoundInSource, copy_sources, link_in, put_data
+from wain.copying import CopyOptions, NotFoundInSource, copy_sources, link_in, put_data, put_file
 from wain.dockerfile import Instruction
 from wain.errors import DockerfileError
 from wain.filework import CommandFails, user_ids
+from wain.index_credentials import strip_credentials
+from wain.remote_files import remote_file, remote_name
 from wain.stage import Sources, StageBuild
-from wain.steps import copy_needs_engine
+from wain.steps import copy_needs_engine, is_remote
 from wain.tree import Tree, joined
 
 
@@ -67,6 +69,8 @@ def copy(stage: StageBuild, instruction: Instruction, sources: Sources) -> None:
             raise stage.fail(
                 instruction, "several sources need a destination that ends in a slash", f"Write {destination}/ ."
             )
+    if "checksum" in flags and (len(patterns) != 1 or not is_remote(patterns[0])):
+        raise stage.fail(instruction, "--checksum is for one file from the web", "Leave it out.")
     try:
         for raw, pattern in zip(instruction.values, patterns, strict=False):
             document = documents.get(raw.lstrip("<-").strip("'\"")) if raw.startswith("<<") else None
@@ -75,6 +79,12 @@ def copy(stage: StageBuild, instruction: Instruction, sources: Sources) -> None:
                 data = text.encode("utf-8", "surrogateescape")
                 put_data(target, document.name, data, place, options)
                 told.append(f"<<{document.name}")
+            elif instruction.keyword == "ADD" and is_remote(pattern):
+                node = remote_file(
+                    pattern, checksum=flags.get("checksum"), store=stage.tools.store, transport=stage.tools.transport
+                )
+                put_file(target, remote_name(pattern), node, place, options)
+                told.append(strip_credentials(pattern))
             else:
                 files.append(pattern)
                 told.append(pattern)

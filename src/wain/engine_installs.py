@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wain.actions import NeedsEngine, PipInstall, installation
+from wain.actions import NeedsEngine, PipInstall
+from wain.classify import installation
 from wain.dockerfile import Instruction
 from wain.installers import pip_boolean
 from wain.trace import Run, Use

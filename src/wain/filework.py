@@ -468,6 +468,15 @@ def write_file(tree: Tree, path: str, data: bytes, actor: Actor, *, append: bool
     own.content, own.size_bytes, own.mtime, own.inode = Data(data), len(data), actor.now, 0
 
 
+def put_text(tree: Tree, path: str, text: str, actor: Actor) -> None:
+    """Writes a file that a program leaves, with the folders that it stands in.
+
+    :raises CommandFails: when it cannot be written there.
+    """
+    tree.make_folders(posixpath.dirname(path), uid=actor.uid, gid=actor.gid)
+    write_file(tree, path, text.encode(), actor, append=False)
+
+
 _COMMANDS = {
     "mkdir": _mkdir,
     "rm": _rm,
@@ -480,4 +489,16 @@ _COMMANDS = {
     "chgrp": _chown,
     "touch": _touch,
 }
-__all__ = ["Actor", "CommandFails", "changed_mode", "do", "expand_pattern", "joined", "user_ids", "write_file"]
+
+
+__all__ = [
+    "Actor",
+    "CommandFails",
+    "changed_mode",
+    "do",
+    "expand_pattern",
+    "joined",
+    "put_text",
+    "user_ids",
+    "write_file",
+]

@@ -71,6 +71,8 @@ class DirectorySource:
     path: str
     """Absolute."""
     editable: bool = False
+    virtual: bool = False
+    """Whether it is no package, and is never built: of uv.lock alone."""
     subdirectory: str | None = None
 
 

@@ -148,7 +148,8 @@ def _uv_package(table: Mapping[str, Any], folder: Path) -> LockedPackage:
             raise LockError(f"{name} in uv.lock has no file", hint="Lock it again: uv lock")
         wheels, sdist = (), None
     elif local := source.get("directory") or source.get("editable") or source.get("virtual"):
-        directory = DirectorySource(path=os.path.normpath(folder / local), editable="editable" in source)
+        path = os.path.normpath(folder / local)
+        directory = DirectorySource(path=path, editable="editable" in source, virtual="virtual" in source)
     markers = table.get("resolution-markers", [])
     return LockedPackage(
         name=name,

@@ -21,7 +21,8 @@ _PLAIN = frozenset({"type", "from", "id", "uid", "gid", "mode", "sharing", "env"
 class Mount:
     """One `--mount`; values are unsubstituted, None where not given.
 
-    `sharing` is shared, private or locked. `is_known` is false where a key or the kind is none that the reference has.
+    `sharing` is shared, private or locked. `readonly` is true for binds unless `rw` is given. `is_known` is false
+    where a key or the kind is none that the reference has.
     """
 
     kind: str
@@ -56,7 +57,7 @@ def parse_mount(flag: Flag, *, line: int, name: str = "Dockerfile") -> Mount:
     :raises DockerfileError: where it is not a list of key=value.
     """
     values: dict[str, str] = {}
-    readonly = False
+    readonly: bool | None = None
     is_known = True
     try:
         fields = next(csv.reader([flag.value or ""], strict=True), [])
@@ -92,7 +93,7 @@ def parse_mount(flag: Flag, *, line: int, name: str = "Dockerfile") -> Mount:
         mode=values.get("mode"),
         sharing=values.get("sharing"),
         env=values.get("env"),
-        readonly=readonly,
+        readonly=kind == "bind" if readonly is None else readonly,
         required=values.get("required", "false") in _TRUE,
         is_known=is_known and kind in KINDS,
         flag=flag,

@@ -18,22 +18,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wain.actions import NeedsEngine, PipInstall
-from wain.asked import asked_requirements
+from wain.asked import Asked, asked_requirements, uv_configuration, write_out_again
 from wain.bases import BaseFacts
-from wain.filework import Actor, CommandFails, joined_raw
+from wain.bytesteps import compile_tree, sources_below
+from wain.editables import NotEditable
+from wain.filework import Actor, CommandFails, joined_raw, put_text
 from wain.install import Scheme
 from wain.installed import all_satisfied, installed_in, stays, uninstall
 from wain.pipconf import Setting
 from wain.platforms import Target
 from wain.pythons import Environment, environment_of, find_program
 from wain.settings import IndexSettings
-from wain.shares import put_wheels
+from wain.shares import put_wheels, wheel_of
 from wain.store import Store
 from wain.tree import Tree
+from wain.uv_venvs import lock_venv
 from wain.wheels import Wheel
 
 if TYPE_CHECKING:
-    from wain.requirements import Requirements
+    from wain.lock import Selected
+    from wain.sdists import BuiltWheel
     from wain.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -56,6 +60,8 @@ class Tools:
     """The index settings of this machine, with what the Dockerfile says over them."""
     progress: Callable[..., object] | None = None
     build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    compile: bool = False
+    """Whether every installation leaves bytecode."""
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """By id. They are seen by installations alone, and never stay."""
 
@@ -84,7 +90,8 @@ def pip_install(
     user = action.user or switch("user")
     scheme = _scheme(action, tree, environment, facts, env, actor, user=user, target=configured.get("target"))
     with tempfile.TemporaryDirectory(prefix="wain-requirements-") as folder:
-        requirements = asked_requirements(action, tree, env, actor.cwd, Path(folder))
+        asked = asked_requirements(action, tree, env, actor.cwd, Path(folder))
+        requirements = asked.requirements
         flags = {name: setting for name, setting in configured.items() if name in _INDEX_OPTIONS}
         settings = tools.settings(flags)
         ignores_installed = action.target is not None or action.force or "target" in configured
@@ -96,21 +103,46 @@ def pip_install(
         if not upgrade and all_satisfied(requirements, installed, target):
             log.info("every requirement is satisfied already")
             return []
-        wheels = _wheels(requirements, target, settings, tools, Path(folder))
-    if action.no_deps or switch("no-deps"):
-        wanted = {line.name for line in requirements.lines}
-        wheels = [wheel for wheel in wheels if wheel.name in wanted]
+        no_deps = action.no_deps or switch("no-deps")
+        wheels, local, left = _wheels(asked, tree, target, settings, tools, Path(folder), no_deps=no_deps)
     wanted_wheels = [
         wheel
         for wheel in wheels
-        if not stays(wheel, wheels, requirements, installed, upgrade=upgrade, eager=action.eager, target=target)
+        if wheel.name in local
+        or not stays(wheel, wheels, requirements, installed, upgrade=upgrade, eager=action.eager, target=target)
     ]
     for wheel in wanted_wheels:
         if wheel.name in installed:
             uninstall(tree, wheel.name, installed[wheel.name], scheme, environment)
-    if wanted_wheels:
-        put_wheels(tree, wanted_wheels, scheme, actor, skips=action.target is not None and not upgrade)
+    skips = action.target is not None and not upgrade
+    put_wheels(tree, [wheel for wheel in wanted_wheels if wheel.name not in local], scheme, actor, skips=skips)
+    for wheel in wanted_wheels:
+        if wheel.name in local:
+            # By itself, so that the layers of the dependencies do not change with the project.
+            put_wheels(tree, [wheel], scheme, actor, skips=skips)
+    for path, text in left.items():
+        put_text(tree, path, text, actor)
+    if compiles(action.compile, env, configured, tools):
+        roots = {scheme.purelib, scheme.platlib}
+        names = {wheel.digest for wheel in wanted_wheels}
+        paths = [path for root in roots for path in sources_below(tree, root)]
+        if not action.is_uv:
+            paths = [path for path in paths if wheel_of(tree, path) in names]
+        compile_tree(tree, paths, facts, actor, tools.store)
+    if action.is_uv and (environment.is_venv or scheme.data != environment.scheme.data):
+        lock_venv(tree, scheme.data, actor)
     return wheels
+
+
+def compiles(asked: bool | None, env: Mapping[str, str], configured: Mapping[str, Setting], tools: Tools) -> bool:
+    """Whether an installation is to leave bytecode: it is asked for by name, pip's default does not count."""
+    if asked is not None:
+        return asked
+    if tools.compile:
+        return True
+    if "compile" in configured:
+        return configured["compile"].value.lower() in _TRUE
+    return False
 
 
 def _environment(action: PipInstall, tree: Tree, facts: BaseFacts, env: Mapping[str, str], actor: Actor) -> Environment:
@@ -149,16 +181,7 @@ def _configuration(action: PipInstall, tree: Tree, root: str, env: Mapping[str, 
     """What flags, variables and files of the image say, by option; the strongest wins."""
     found: dict[str, Setting] = {}
     if action.is_uv:
-        for variable, name in (
-            ("UV_INDEX_URL", "index-url"),
-            ("UV_DEFAULT_INDEX", "index-url"),
-            ("UV_EXTRA_INDEX_URL", "extra-index-url"),
-            ("UV_INDEX", "extra-index-url"),
-            ("UV_FIND_LINKS", "find-links"),
-            ("UV_BREAK_SYSTEM_PACKAGES", "break-system-packages"),
-        ):
-            if env.get(variable):
-                found[name] = Setting(value=env[variable].replace(",", " "), origin=variable)
+        found |= uv_configuration(env)
     else:
         home = env.get("HOME", "/root")
         paths = ["/etc/pip.conf", "/etc/xdg/pip/pip.conf", f"{home}/.pip/pip.conf"]
@@ -245,23 +268,46 @@ def _scheme(
 
 
 def _wheels(
-    requirements: Requirements, target: Target, settings: IndexSettings, tools: Tools, folder: Path
-) -> list[Wheel]:
+    asked: Asked, tree: Tree, target: Target, settings: IndexSettings, tools: Tools, folder: Path, *, no_deps: bool
+) -> tuple[list[Wheel], frozenset[str], dict[str, str]]:
+    """The wheels of what is asked for, the names of those that were built from files of the image, and the texts that
+    these leave there.
+    """
     from wain.locking import lock_for_requirements
     from wain.wheelhouse import collect_wheels
 
+    requirements = asked.requirements
     lock = lock_for_requirements(
         requirements, targets=[target], settings=settings, store=tools.store, transport=tools.transport
     )
+    write_out_again(asked, tree, folder)
     urls = tuple(line.url for line in (*requirements.lines, *requirements.constraints) if line.url)
-    return collect_wheels(
-        lock,
-        target,
-        folder=requirements.path.parent,
-        settings=settings,
-        store=tools.store,
-        transport=tools.transport,
-        credential_urls=urls,
-        build_env=tools.build_env,
-        progress=tools.progress,  # type: ignore[arg-type]
-    )
+    names = {line.name for line in requirements.lines}
+    local: set[str] = set()
+    left: dict[str, str] = {}
+
+    def built(item: Selected, wheel: BuiltWheel) -> None:
+        if item.package.directory is not None:
+            local.add(item.name)
+            place = asked.editables.get(item.package.directory.path)
+            if place is not None:
+                left.update({f"{place.path}/{name}": text for name, text in wheel.left.items()})
+
+    try:
+        wheels = collect_wheels(
+            lock,
+            target,
+            folder=requirements.path.parent,
+            settings=settings,
+            store=tools.store,
+            transport=tools.transport,
+            credential_urls=urls,
+            build_env=tools.build_env,
+            progress=tools.progress,  # type: ignore[arg-type]
+            leave_out=lambda item: no_deps and item.kind != "directory" and item.name not in names,
+            editables=asked.editables,
+            on_built=built,
+        )
+    except NotEditable as error:
+        raise NeedsEngine(str(error)) from error
+    return wheels, frozenset(local), left

@@ -17,6 +17,9 @@ from wain.install import Scheme
 from wain.installers import is_pip, is_python
 from wain.tree import Tree, parts_of
 
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
@@ -36,7 +39,7 @@ def find_program(tree: Tree, name: str, env: Mapping[str, str], cwd: str) -> str
     if "/" in name:
         candidates = [joined_raw(cwd, name)]
     else:
-        path = env.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        path = env.get("PATH", DEFAULT_PATH)
         candidates = [f"{joined_raw(cwd, folder)}/{name}" for folder in path.split(":") if folder]
     for candidate in candidates:
         node = tree.find(candidate)
@@ -126,3 +129,41 @@ def resolved_scheme(tree: Tree, scheme: Scheme) -> Scheme:
         headers=tree.resolve(scheme.headers),
         data=tree.resolve(scheme.data),
     )
+
+
+def uv_interpreter(
+    tree: Tree, facts: BaseFacts, env: Mapping[str, str], cwd: str, *, request: str | None, has_range: bool
+) -> str:
+    """The interpreter that uv makes an environment of, by the name under which it finds it on PATH.
+
+    :param request: what `--python`, UV_PYTHON or .python-version say.
+    :param has_range: whether a project's requires-python narrows the search.
+    :raises NeedsEngine: when it is not the base's own Python, so that uv would look elsewhere or download one.
+    """
+    if env.get("UV_PYTHON_PREFERENCE") == "only-managed" or env.get("UV_MANAGED_PYTHON", "").lower() in _TRUE:
+        raise NeedsEngine("uv downloads a Python of its own here")
+    own = tree.resolve(facts.interpreter)
+    if request is not None and request.startswith("/"):
+        if tree.resolve(request) != own:
+            raise NeedsEngine(f"{request} is not the base's own Python")
+        return request
+    names = ["python3", "python"] if has_range else ["python", "python3"]
+    if request is not None:
+        match = re.fullmatch(r"(?:cpython[-@]?|python)?(\d+(?:\.\d+){0,2})", request)
+        if match is None or not f"{facts.python}.".startswith(f"{match[1]}."):
+            raise NeedsEngine(f"Python {request} is asked of uv, and the base has {facts.python}")
+        parts = match[1].split(".")
+        names = [f"python{'.'.join(parts[:count])}" for count in range(len(parts), 0, -1)] + ["python"]
+    path = env.get("PATH", DEFAULT_PATH)
+    for folder in path.split(":"):
+        for name in names:
+            candidate = joined_raw(cwd, f"{folder}/{name}")
+            node = tree.find(candidate)
+            if not folder or node is None or node.kind != "file" or not node.mode & 0o111:
+                continue
+            if _venv_root(tree, candidate) is not None:
+                continue
+            if tree.resolve(candidate) != own:
+                raise NeedsEngine(f"{candidate} is not the base's own Python")
+            return candidate
+    raise NeedsEngine("uv finds no Python on PATH, and would download one")

@@ -8,15 +8,17 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 
-from wain.actions import Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, Venv
+from wain.actions import CompileAll, Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, UvSync, Venv
+from wain.bytesteps import compile_all
 from wain.dockerfile import Instruction
 from wain.filework import Actor, CommandFails, do, expand_pattern, write_file
-from wain.mounts import mounts
+from wain.mounting import put_mounts, take_out
 from wain.pipsteps import pip_install
+from wain.pythons import DEFAULT_PATH
 from wain.shell import run_script
-from wain.stage import DEFAULT_PATH, Sources, StageBuild
+from wain.stage import Sources, StageBuild
 from wain.steps import RunCommand, ShellVariables, run_commands
-from wain.tree import Data, Node, joined
+from wain.uvsteps import uv_sync
 from wain.venvs import make_venv
 
 
@@ -34,7 +36,7 @@ def run(stage: StageBuild, instruction: Instruction, sources: Sources) -> None:
     values = {name: value for name, value in stage.scope.variables().items() if value is not None}
     values.setdefault("HOME", home)
     values.setdefault("PATH", DEFAULT_PATH)
-    mounted = _mount_secrets(stage, instruction, values)
+    mounted = put_mounts(stage, instruction, sources, values)
     try:
         commands = list(run_commands(instruction, ShellVariables(values), stage.workdir(), stage.shell))
         if not instruction.is_json and commands:
@@ -52,15 +54,11 @@ def run(stage: StageBuild, instruction: Instruction, sources: Sources) -> None:
                 if not command.attempt:
                     raise
                 failed = command.attempt
-                if isinstance(command.action, PipInstall | Venv):
+                if isinstance(command.action, PipInstall | UvSync | Venv):
                     raise NeedsEngine(str(error)) from error
+        take_out(stage, mounted)
     except CommandFails as error:
         raise stage.fail(instruction, f"RUN would fail: {error}", "Mend the command.") from error
-    for path, node in mounted:
-        if node is None:
-            stage.tree.remove(path)
-        else:
-            stage.tree.put(path, node)
     text = _run_text(stage, instruction)
     listed = [f"{name}={value}" for name in stage.args if (value := stage.scope.variables().get(name)) is not None]
     arguments = [f"|{len(listed)}", *listed] if listed else []
@@ -109,6 +107,10 @@ def _do(stage: StageBuild, command: RunCommand, actor: Actor, env: Mapping[str, 
         stage.wheels += make_venv(action, tree, stage.facts(), env, actor, stage.tools)
     elif isinstance(action, PipInstall):
         stage.wheels += pip_install(action, tree, stage.facts(), env, actor, stage.tools)
+    elif isinstance(action, CompileAll):
+        compile_all(action, tree, stage.facts(), env, actor, stage.tools.store)
+    elif isinstance(action, UvSync):
+        stage.wheels += uv_sync(action, tree, stage.facts(), env, actor, stage.tools)
     else:
         raise NeedsEngine(f"{command.argv[0]} has to be run")
 
@@ -135,37 +137,3 @@ def _pip_config(stage: StageBuild, action: PipConfig, actor: Actor, env: Mapping
         sections.setdefault(section, []).append(f"{key} = {value}\n")
     text = "".join(f"[{section}]\n{''.join(lines)}\n" for section, lines in sections.items())
     write_file(stage.tree, path, text.encode(), actor, append=False)
-
-
-def _mount_secrets(
-    stage: StageBuild, instruction: Instruction, values: dict[str, str]
-) -> list[tuple[str, Node | None]]:
-    """Puts a RUN's secrets where it mounts them; what was there before, for afterwards."""
-    before: list[tuple[str, Node | None]] = []
-    for mount in mounts(instruction):
-        if mount.kind != "secret":
-            continue
-        name = stage.text(mount.id or posixpath.basename(mount.target or ""), instruction)
-        data = stage.tools.secrets.get(name)
-        if data is None:
-            if mount.required:
-                raise stage.fail(
-                    instruction, f"the secret {name} is not given", f"Give it: --secret id={name},src=FILE."
-                )
-            continue
-        if mount.env is not None:
-            values[mount.env] = data.decode("utf-8", "surrogateescape")
-            if mount.target is None:
-                continue
-        path = stage.tree.resolve(joined(stage.workdir(), mount.target or f"/run/secrets/{name}"))
-        parts = path.split("/")
-        missing = next(
-            (place for end in range(1, len(parts)) if stage.tree.get(place := "/".join(parts[:end])) is None), None
-        )
-        if missing is not None:
-            before.insert(0, (missing, None))
-        else:
-            before.insert(0, (path, stage.tree.get(path)))
-        stage.tree.make_folders(posixpath.dirname(path))
-        stage.tree.put(path, Node(kind="file", mode=0o400, size_bytes=len(data), content=Data(data)))
-    return before

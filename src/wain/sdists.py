@@ -11,23 +11,20 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wain.backends import (
     COMPILER_VARIABLES,
-    BuildEnvironment,
     BuildSystem,
     keyed_environment,
     passed_environment,
     read_build_system,
-    remove_tree,
-    work_folder,
-    wrap_compilers,
 )
 from wain.compatibility import best_wheel
 from wain.digest import Digest
+from wain.editables import EditablePlace, snapshot, snapshot_digest
 from wain.elf import parse_elf
 from wain.errors import LockError, NoWheel, SdistError, WheelError
 from wain.fetching import fetch
@@ -43,6 +40,7 @@ from wain.settings import normalize_name
 from wain.sources import clone_repository, copy_project, project_sources, unpack_sdist
 from wain.store import Store, recipe_key
 from wain.wheels import Wheel
+from wain.workplace import BuildSource, Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +48,6 @@ BUILD_RECIPE = "built-wheel/1"
 """Changes with whatever changes the wheel that the same source gives."""
 
 _MAX_DEPTH = 6
-_FOLDER = Path("/tmp")  # noqa: S108 - one path for every user, so that builds do not differ by it
 _DEFAULT_VARIABLES = frozenset((*COMPILER_VARIABLES, "LC_ALL", "PYTHONHASHSEED", "SOURCE_DATE_EPOCH"))
 
 
@@ -64,6 +61,8 @@ class BuiltWheel:
     """Whether it was built just now."""
     reason: str
     """Why it was built, or what was the same as when it was, as one line."""
+    left: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The texts that an editable build leaves beside the source, by their path in the project."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +98,7 @@ def build_sdist(
     :raises SdistError: when it is hostile, does not build, or what it builds does not fit the target.
     :raises NoWheel: when only-binary forbids to build it.
     """
-    source = _Source(
+    source = BuildSource(
         what=filename,
         name=name,
         version=version,
@@ -125,13 +124,40 @@ def build_project(
     :raises SdistError: when it does not build, or what it builds does not fit the target.
     """
     files = project_sources(folder)
-    source = _Source(
+    source = BuildSource(
         what=name or folder.resolve().name,
         name=name,
         version=None,
         digest=files.digest,
         subdirectory="",
         place=lambda target_folder: copy_project(files, target_folder),
+    )
+    return _Build(source, target, indexes, options or BuildOptions(), environ).run()
+
+
+def build_editable(
+    folder: Path,
+    place: EditablePlace,
+    *,
+    name: str | None,
+    target: Target,
+    indexes: PackageIndexes,
+    options: BuildOptions | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> BuiltWheel:
+    """The editable wheel of a project that will stand at a place, built from a copy of all that is in its folder.
+
+    :raises NotEditable: when it has to be made where it will stand.
+    :raises SdistError: when it does not build.
+    """
+    source = BuildSource(
+        what=name or folder.name,
+        name=name,
+        version=None,
+        digest=snapshot_digest(snapshot(folder)),
+        subdirectory="",
+        place=lambda target_folder: shutil.copytree(folder, target_folder / "project", symlinks=True),
+        editable=place,
     )
     return _Build(source, target, indexes, options or BuildOptions(), environ).run()
 
@@ -154,7 +180,7 @@ def build_repository(
     :raises SdistError: when it cannot be cloned, does not build, or what it builds does not fit the target.
     """
     url, offline = strip_credentials(vcs.url), indexes.transport.offline
-    source = _Source(
+    source = BuildSource(
         what=f"{name or url} at {vcs.commit[:12]}",
         name=name,
         version=version,
@@ -168,24 +194,12 @@ def build_repository(
     return _Build(source, target, indexes, options or BuildOptions(), environ).run()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
-    what: str
-    """Names it in messages."""
-    name: str | None
-    version: str | None
-    digest: Digest
-    subdirectory: str
-    place: Callable[[Path], Path]
-    """Puts it below an empty folder; gives the project's folder."""
-
-
 class _Build:
     """One build: finds what it depends on, looks for it in the store, else runs the back end."""
 
     def __init__(
         self,
-        source: _Source,
+        source: BuildSource,
         target: Target,
         indexes: PackageIndexes,
         options: BuildOptions,
@@ -228,10 +242,12 @@ class _Build:
             "environment": {name: _shown(name, value) for name, value in sorted(self._keyed.items())},
             "config-settings": _digest_text(dict(self._options.config_settings)),
         }
+        if source.editable is not None:
+            parts["editable"] = [source.editable.path, source.editable.direct_url]
         # The path of the build may be in what it makes: of all that the key has, what differs between users for no
         # good reason, such as where rustup lies, plays no part in it.
         with contextlib.ExitStack() as stack:
-            work = _Work(stack, recipe_key(parts), source, self._interpreter, {**passed, **self._keyed})
+            work = Workplace(stack, recipe_key(parts), source, self._interpreter, {**passed, **self._keyed})
             system = self._build_system(work)
             lock = self._lock(system.requires)
             parts["tools"] = dict(
@@ -255,12 +271,12 @@ class _Build:
             self._store.count("built-wheel", hit=False)
             logger.info("%s is built: %s", source.what, reason)
             work.environment(self._wheels(lock, work))
-            path = work.build(system, self._options.config_settings)
-            return self._keep(path, key, parts, reason)
+            path, left = work.build(system, self._options.config_settings)
+            return self._keep(path, key, parts, reason, left)
 
     # -- what a build depends on ---------------------------------------------------------------------------
 
-    def _build_system(self, work: _Work) -> BuildSystem:
+    def _build_system(self, work: Workplace) -> BuildSystem:
         key = recipe_key(
             {"recipe": "build-system/1", "source": str(self._source.digest), "folder": self._source.subdirectory}
         )
@@ -276,7 +292,7 @@ class _Build:
         return system
 
     def _extra_requires(
-        self, work: _Work, system: BuildSystem, lock: Lock, parts: Mapping[str, JSON]
+        self, work: Workplace, system: BuildSystem, lock: Lock, parts: Mapping[str, JSON]
     ) -> tuple[str, ...]:
         """What the back end asks for when it is asked; remembered, because asking means running it."""
         key = recipe_key({**parts, "recipe": "build-requires/1", "build-requirements": _requirement_lines(lock)})
@@ -332,7 +348,7 @@ class _Build:
         self._store.put_memo("build-lock", key, {"lock": text})
         return parse_pylock(text, Path("/pylock.toml"))
 
-    def _wheels(self, lock: Lock, work: _Work) -> list[Path]:
+    def _wheels(self, lock: Lock, work: Workplace) -> list[Path]:
         """The build requirements as files with wheels' names."""
         target = self._interpreter.target
         chosen = lock.select(target, allow_sdist=lambda name: True)
@@ -361,7 +377,7 @@ class _Build:
         path = self._store.path(digest)
         if path is None:
             raise SdistError(f"{filename} vanished from the store", hint="Run it again.")
-        source = _Source(
+        source = BuildSource(
             what=filename,
             name=name,
             version=None,
@@ -393,10 +409,12 @@ class _Build:
         if self._store.path(digest) is None:
             return None
         self._check_fit(filename, memo.get("glibc"))
+        left = memo.get("left")
         return BuiltWheel(
             filename=filename,
             digest=digest,
             was_built=False,
+            left={name: str(text) for name, text in left.items()} if isinstance(left, dict) else {},
             reason="built before with the same " + ", ".join(name for name in parts if name != "recipe"),
         )
 
@@ -419,7 +437,9 @@ class _Build:
 
     # -- what comes out ------------------------------------------------------------------------------------
 
-    def _keep(self, path: Path, key: Digest, parts: dict[str, JSON], reason: str) -> BuiltWheel:
+    def _keep(
+        self, path: Path, key: Digest, parts: dict[str, JSON], reason: str, left: Mapping[str, str]
+    ) -> BuiltWheel:
         filename = path.name
         self._check_name(filename)
         with path.open("rb") as stream:
@@ -447,11 +467,12 @@ class _Build:
             "libraries": libraries,
             "glibc": [*glibc] if glibc else None,
             "parts": parts,
+            "left": {**left},
         }
         self._store.put_memo("built-wheel", key, value, refers=[digest])
         self._store.put_memo("last-build", self._last_key(), parts)
         self._check_fit(filename, value["glibc"])
-        return BuiltWheel(filename=filename, digest=digest, was_built=True, reason=reason)
+        return BuiltWheel(filename=filename, digest=digest, was_built=True, reason=reason, left=left)
 
     def _check_name(self, filename: str) -> None:
         from packaging.utils import parse_wheel_filename
@@ -495,85 +516,6 @@ class _Build:
                     f" {'.'.join(map(str, target.libc_version))}",
                     hint="Use a base as new as this machine's system, or build the wheel on an older system.",
                 )
-
-
-class _Work:
-    """A folder for one build, made when it is first needed, at the same path for the same build.
-
-    Another process that builds the same waits for it. Where the path is another user's, a folder of another name
-    is used, and compilers are told to write down the first.
-    """
-
-    def __init__(
-        self,
-        stack: contextlib.ExitStack,
-        key: Digest,
-        source: _Source,
-        interpreter: Interpreter,
-        environ: Mapping[str, str],
-    ) -> None:
-        self._stack = stack
-        self._path = _FOLDER / f"wain-{key.hex[:16]}"
-        self._source = source
-        self._interpreter = interpreter
-        self._environ = dict(environ)
-        self._folder: Path | None = None
-        self._project: Path | None = None
-        self._build: BuildEnvironment | None = None
-        self._is_spent = False
-
-    def open(self) -> Path:
-        """The folder, made and locked."""
-        if self._folder is None:
-            self._folder = self._stack.enter_context(work_folder(self._path))
-            if self._folder != self._path:
-                compilers = wrap_compilers(self._folder, self._path, self._environ.get("PATH", ""))
-                self._environ["PATH"] = f"{compilers}:{self._environ.get('PATH', '')}"
-        return self._folder
-
-    def source(self) -> Path:
-        """The project's folder, freshly placed where a back end ran in it before."""
-        if self._project is None or self._is_spent:
-            place = self.open() / "source"
-            if place.exists():
-                remove_tree(place)
-            place.mkdir()
-            self._project = self._source.place(place)
-            if not self._project.is_dir():
-                raise SdistError(
-                    f"{self._source.what} has no folder {self._source.subdirectory!r}",
-                    hint="Correct the subdirectory.",
-                )
-            self._is_spent = False
-        return self._project
-
-    def requirements(self) -> Path:
-        """An empty folder for the build requirements' wheels."""
-        folder = self.open() / "requirements"
-        if folder.exists():
-            remove_tree(folder)
-        folder.mkdir()
-        return folder
-
-    def environment(self, wheels: Sequence[Path]) -> None:
-        folder = self.open()
-        if self._build is None:
-            self._build = BuildEnvironment(
-                folder, interpreter=self._interpreter.path, environ=self._environ, what=self._source.what
-            )
-        self._build.install(wheels)
-
-    def requires(self, system: BuildSystem, settings: Mapping[str, JSON]) -> tuple[str, ...]:
-        assert self._build is not None
-        source = self.source()
-        self._is_spent = True  # setup.py writes *.egg-info when it is asked
-        return self._build.requires(system, source, settings)
-
-    def build(self, system: BuildSystem, settings: Mapping[str, JSON]) -> Path:
-        assert self._build is not None
-        source = self.source()
-        self._is_spent = True
-        return self._build.build(system, source, settings)
 
 
 def _linked(wheel: Wheel) -> tuple[list[str], tuple[int, ...] | None]:

@@ -126,3 +126,9 @@ def put_plan(tree: Tree, files: Sequence[PlannedFile], share: Share, actor: Acto
                 content=WheelFile(share, file),
             ),
         )
+
+
+def wheel_of(tree: Tree, path: str) -> Digest | None:
+    """The digest of the wheel that a file came with; None for another file."""
+    node = tree.get(path)
+    return node.content.file.wheel.digest if node is not None and isinstance(node.content, WheelFile) else None

@@ -21,7 +21,6 @@ from wain.tree import Node, Tree, changes, entries, fetch_contents
 from wain.ustar import ZIP_EPOCH
 from wain.wheels import Wheel
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _COMMENT = "buildkit.dockerfile.v0"
 
 

@@ -12,9 +12,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from wain.actions import Action, NeedsEngine, Nothing, PipInstall, classify
+from wain.actions import Action, NeedsEngine, Nothing, PipInstall, UvSync
+from wain.classify import classify
 from wain.dockerfile import Dockerfile, Instruction, Span, Stage, dockerfile_error
 from wain.errors import DockerfileError
+from wain.index_credentials import strip_credentials
 from wain.mounts import mounts
 from wain.paths import absolute
 from wain.scopes import Scope, global_scope, parent_stage, platform_args, source_stage, stage_scope
@@ -230,6 +232,10 @@ def _judged(
         if reason is not None:
             return _step(instruction, stage, ENGINE, reason)
         source = instruction.flag("from")
+        if keyword == "ADD" and any(
+            is_remote(scope.expand(one, instruction).value or one) for one in instruction.values
+        ):
+            return _step(instruction, stage, NATIVE, "fetches files")
         return _step(instruction, stage, NATIVE, f"copies files from {source}" if source else "copies files")
     try:
         values = {name: value for name, value in scope.variables().items() if value is not None}
@@ -249,16 +255,23 @@ def copy_needs_engine(instruction: Instruction, scope: Scope) -> str | None:
     sources = [*instruction.values[:-1]] if not instruction.heredocs else []
     for text in sources:
         value = scope.expand(text, instruction).value or text
-        if is_remote(value):
-            return f"ADD fetches {value.partition('?')[0]}"
+        if is_repository(value):
+            return f"ADD clones {strip_credentials(value.partition('?')[0])}"
     if instruction.flag("unpack") is not None:
         return "ADD --unpack is not done here"
     return None
 
 
 def is_remote(source: str) -> bool:
-    """Whether an ADD's source is a URL or a git repository."""
-    return source.startswith(("http://", "https://", "git@", "git://", "ssh://")) or source.endswith(".git")
+    """Whether an ADD's source is a file on the web."""
+    return source.startswith(("http://", "https://")) and not is_repository(source)
+
+
+def is_repository(source: str) -> bool:
+    """Whether an ADD's source is a git repository."""
+    if source.startswith(("git@", "git://", "ssh://")):
+        return True
+    return source.startswith(("http://", "https://")) and source.partition("#")[0].partition("?")[0].endswith(".git")
 
 
 class Placeholders(Mapping[str, str | None]):
@@ -315,7 +328,7 @@ def run_commands(
     for mount in mounts(instruction):
         if mount.kind == "secret" and not (mount.target or "").endswith("netrc"):
             has_secrets = True
-        elif mount.kind != "cache":
+        elif mount.kind not in {"bind", "cache", "tmpfs"} or not mount.is_known:
             raise NeedsEngine(f"RUN --mount=type={mount.kind} needs a container")
     if not shell or not is_shell(shell[0]):
         raise NeedsEngine(f"the shell {shell[0] if shell else ''} has to be run")
@@ -330,7 +343,7 @@ def run_commands(
         walk = _Walk(env, cwd)
         found = itertools.chain.from_iterable(walk.statement(statement) for statement in script.statements)
     for command in found:
-        if has_secrets and not isinstance(command.action, PipInstall | Nothing):
+        if has_secrets and not isinstance(command.action, PipInstall | UvSync | Nothing):
             raise NeedsEngine(f"{command.argv[0]} sees a secret, so that it has to be run")
         yield command
 

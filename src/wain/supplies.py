@@ -179,7 +179,7 @@ class Supplier:
         if ":all:" in settings.no_binary:
             raise NeedsEngine("it builds everything, its build tools among it")
         with tempfile.TemporaryDirectory(prefix="wain-requirements-") as folder:
-            requirements = asked_requirements(action, state.tree, env, cwd, Path(folder))
+            requirements = asked_requirements(action, state.tree, env, cwd, Path(folder)).requirements
             return self._resolved(requirements, facts.target, settings, depth=0)
 
     def _resolved(

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -440,8 +440,13 @@ class BaseFiles:
 
 def fetch_contents(found: Changes) -> None:
     """Gets at once what the files of a layer need of other layers."""
+    fetch_nodes(node for _, node in found.nodes)
+
+
+def fetch_nodes(nodes: Iterable[Node]) -> None:
+    """Gets at once the bytes of these that stand in layers of a base."""
     by_files: dict[int, tuple[BaseFiles, list[InLayer]]] = {}
-    for _, node in found.nodes:
+    for node in nodes:
         if isinstance(node.content, InLayer):
             by_files.setdefault(id(node.content.files), (node.content.files, []))[1].append(node.content)
     for files, wanted in by_files.values():

@@ -1,4 +1,4 @@
-"""What `python -m venv` in a Dockerfile does, done on a stage's tree.
+"""What `python -m venv` and `uv venv` in a Dockerfile do, done on a stage's tree.
 
 Sources: PEP 405; the documentation of venv and ensurepip.
 """
@@ -10,14 +10,15 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 
-from wain.actions import NeedsEngine, Venv
+from wain.actions import NeedsEngine, PipInstall, Venv
 from wain.bases import BaseFacts
 from wain.filework import Actor, CommandFails
 from wain.install import Scheme
-from wain.pipsteps import Tools
-from wain.pythons import environment_of, resolved_scheme
+from wain.pipsteps import Tools, pip_install
+from wain.pythons import environment_of, find_program, resolved_scheme, uv_interpreter
 from wain.shares import put_wheels
 from wain.tree import Data, Node, Tree, joined
+from wain.uv_venvs import make_uv_venv
 from wain.wheels import Wheel
 
 
@@ -31,7 +32,7 @@ def make_venv(
     """
     program = action.python or facts.command
     if action.is_uv:
-        raise NeedsEngine("uv venv has to be run")
+        return _make_uv(action, tree, facts, env, actor, tools)
     environment = environment_of(tree, program, facts, env, actor.cwd)
     if environment.is_venv:
         raise NeedsEngine("an environment of an environment has to be run")
@@ -46,6 +47,56 @@ def make_venv(
         _skeleton(tree, root, executable, facts, stdlib, action, actor)
         if action.with_pip:
             wheels += _ensure_pip(tree, root, executable, facts, stdlib, actor, tools)
+    return wheels
+
+
+def _make_uv(
+    action: Venv, tree: Tree, facts: BaseFacts, env: Mapping[str, str], actor: Actor, tools: Tools
+) -> list[Wheel]:
+    wheels: list[Wheel] = []
+    if find_program(tree, action.program, env, actor.cwd) is None:
+        raise CommandFails(f"{action.program}: there is no such program in the image")
+    request = action.python or env.get("UV_PYTHON") or None
+    has_range = False
+    folder = tree.resolve(actor.cwd)
+    while action.has_project:
+        text = tree.text(f"{folder}/.python-version")
+        if request is None and text is not None:
+            request = next((line.strip() for line in text.splitlines() if line.strip()), None)
+        project = tree.text(f"{folder}/pyproject.toml")
+        if project is not None:
+            has_range = re.search(r"(?m)^\s*requires-python\s*=", project) is not None
+            break
+        if not folder:
+            break
+        folder = posixpath.dirname(folder)
+    interpreter = uv_interpreter(tree, facts, env, actor.cwd, request=request, has_range=has_range)
+    for name in action.folders:
+        root = "/" + joined(actor.cwd, name)
+        there = tree.find(root)
+        if there is not None and there.children:
+            if not action.clear and not env.get("UV_VENV_CLEAR"):
+                raise CommandFails(f"uv: there is something at {root} already, and --clear was not given")
+            for child in list(there.children):
+                tree.remove(f"{tree.resolve(root)}/{child}")
+        prompt = action.prompt
+        if prompt == "." or (prompt is None and not action.is_named):
+            prompt = posixpath.basename(actor.cwd.rstrip("/")) or None
+        system_site, seed = action.system_site, action.with_pip
+        make_uv_venv(tree, root, interpreter, facts, env, actor, prompt=prompt, system_site=system_site, seed=seed)
+        if seed:
+            seeds = PipInstall(
+                told="seeds an environment",
+                program=action.program,
+                is_uv=True,
+                requirements=("pip", *(("setuptools", "wheel") if facts.python.minor < 12 else ())),
+                files=(),
+                constraints=(),
+                editables=(),
+                python=f"{root}/bin/python",
+            )
+            wheels += pip_install(seeds, tree, facts, env, actor, tools)
+            tree.remove(f"{tree.resolve(root)}/.lock")
     return wheels
 
 

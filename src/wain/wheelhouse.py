@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from wain.digest import Digest
@@ -20,6 +21,7 @@ from wain.transport import Transport
 from wain.wheels import Wheel
 
 if TYPE_CHECKING:
+    from wain.editables import EditablePlace
     from wain.sdists import BuiltWheel
 
 log = logging.getLogger(__name__)
@@ -38,17 +40,26 @@ def collect_wheels(
     credential_urls: Iterable[str] = (),
     build_env: Mapping[str, Mapping[str, str]] | None = None,
     progress: Progress | None = None,
+    also: Sequence[Selected] = (),
+    leave_out: Callable[[Selected], bool] = lambda item: False,
+    editables: Mapping[str, EditablePlace] | None = None,
+    on_built: Callable[[Selected, BuiltWheel], None] | None = None,
 ) -> list[Wheel]:
     """The wheels that a target gets of a lock, opened; the caller closes them.
 
     :param folder: where relative paths start.
     :param credential_urls: direct URLs as the user wrote them: a lock has them without user and password.
     :param build_env: variables for builds by distribution; those under the empty name are for all.
+    :param also: what goes with them; `leave_out` says what of the lock does not.
+    :param editables: folders of projects whose wheel is to be an editable one, with where they will stand.
+    :param on_built: is told of each wheel that was built, now or before.
+    :raises NotEditable: when one of these has to be built in its place.
     :raises LockError, NoWheel: when the lock does not fit the target.
     :raises SdistError: when something that has no wheel does not build.
     :raises HashMismatch, TransferError, Offline: as `fetch` does.
     """
-    selected = select_for(lock, target, extras=extras, groups=groups, settings=settings, store=store)
+    chosen = select_for(lock, target, extras=extras, groups=groups, settings=settings, store=store)
+    selected = (*(item for item in chosen if not leave_out(item)), *also)
     indexes = PackageIndexes(settings, store=store, transport=transport, folder=folder)
     urls = tuple(url for url in credential_urls if "@" in url)
     if urls:
@@ -69,7 +80,11 @@ def collect_wheels(
             else:
                 env = {**(build_env or {}).get("", {}), **(build_env or {}).get(item.name, {})}
                 fetched = None if item.file is None else digests[item.file]
-                built = build_selected(item, fetched, target, indexes, env=env, credential_urls=urls)
+                built = build_selected(
+                    item, fetched, target, indexes, env=env, credential_urls=urls, editables=editables or {}
+                )
+                if on_built is not None:
+                    on_built(item, built)
                 log.info("%s: %s", built.filename, built.reason)
                 filename, digest = built.filename, built.digest
             wheels.append(Wheel.open(_path(store, digest, filename), digest=digest, filename=filename))
@@ -88,6 +103,7 @@ def build_selected(
     *,
     env: Mapping[str, str],
     credential_urls: tuple[str, ...] = (),
+    editables: Mapping[str, EditablePlace] = MappingProxyType({}),
 ) -> BuiltWheel:
     """The wheel of something that has none: a folder, a repository, an sdist or another archive.
 
@@ -95,12 +111,15 @@ def build_selected(
     :param env: variables for the build.
     :raises SdistError: when it does not build.
     """
-    from wain.sdists import BuildOptions, build_project, build_repository, build_sdist
+    from wain.sdists import BuildOptions, build_editable, build_project, build_repository, build_sdist
 
     options = BuildOptions(env=env)
     package = item.package
     if package.directory is not None:
         place = Path(package.directory.path, package.directory.subdirectory or "")
+        editable = editables.get(str(place))
+        if editable is not None:
+            return build_editable(place, editable, name=item.name, target=target, indexes=indexes, options=options)
         return build_project(place, name=item.name, target=target, indexes=indexes, options=options)
     if package.vcs is not None:
         return build_repository(

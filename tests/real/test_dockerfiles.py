@@ -3,27 +3,33 @@
 `dockerfiles/` has one Dockerfile a case, all with the context that `make_context` makes. What is not compared:
 
 1. times: of files, of the image and of its history; digests; the comments of history;
-2. bytecode: `__pycache__`, which wain leaves out;
-3. what tells installers apart: RECORD, INSTALLER, REQUESTED and direct_url.json, and the text of launchers behind
-   their first line;
-4. pip's cache, which wain never leaves in an image;
+2. bytecode: `__pycache__`, which wain leaves out; where a case asks for it, its names, modes and owners below /app and
+   /opt are compared, and not its bytes, which hold times;
+3. what tells installers apart: RECORD, INSTALLER, REQUESTED, uv's own notes of a build, direct_url.json where it does
+   not say that a project is editable, and the text of launchers behind their first line;
+4. the caches of pip and uv, and uv's lock files in /tmp, which wain never leaves in an image;
 5. how many layers a step has: wain gives large wheels layers of their own, and a step that changes nothing none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import hashlib
+import http.server
 import io
 import json
 import os
+import re
 import shutil
+import subprocess
 import tarfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +42,7 @@ from tests.real.machines.places import free_port
 from tests.real.machines.registry import Registry
 from tests.real.machines.runtime import fetch_page
 from tests.real.machines.wain import Wain
+from wain.uv_process import find_uv
 
 pytestmark = [pytest.mark.real, pytest.mark.network, pytest.mark.xdist_group("docker")]
 
@@ -92,6 +99,7 @@ def make_context(folder: Path) -> Path:
     (folder / "links/broken").symlink_to("nowhere")
     (folder / "links/out").symlink_to("../../../../etc/hostname")
     (folder / "dirlink").symlink_to("data")
+    make_projects(put)
     inner = folder.parent / "archive"
     (inner / "in/deep").mkdir(parents=True)
     (inner / "in/deep/f.txt").write_text("f\n")
@@ -107,6 +115,89 @@ def make_context(folder: Path) -> Path:
             tar.add(inner / "in", "in", filter=owned)
     shutil.rmtree(inner)
     return folder
+
+
+_BUILD = '[build-system]\nrequires = ["{0}"]\nbuild-backend = "{1}"\n'
+_HATCH = _BUILD.format("hatchling", "hatchling.build")
+
+
+def make_projects(put: Callable[[str, str], None]) -> None:
+    """Projects of the usual back ends, one of them a workspace."""
+    put(
+        "project/pyproject.toml",
+        '[project]\nname = "demo-app"\nversion = "0.1.0"\nrequires-python = ">=3.9"\ndependencies = ["click", "six"]\n'
+        '[project.scripts]\ndemo = "demo:main"\n[project.optional-dependencies]\nfast = ["idna"]\n'
+        '[dependency-groups]\ndev = ["iniconfig"]\nlint = ["packaging"]\n'
+        + _HATCH
+        + '[tool.hatch.build.targets.wheel]\npackages = ["src/demo"]\n',
+    )
+    put("project/src/demo/__init__.py", "def main():\n    print('demo')\n")
+    put(
+        "workspace/pyproject.toml",
+        '[project]\nname = "whole"\nversion = "1"\nrequires-python = ">=3.9"\ndependencies = ["part", "six"]\n'
+        '[tool.uv.sources]\npart = { workspace = true }\n[tool.uv.workspace]\nmembers = ["packages/*"]\n',
+    )
+    put(
+        "workspace/packages/part/pyproject.toml",
+        '[project]\nname = "part"\nversion = "2"\nrequires-python = ">=3.9"\ndependencies = ["idna"]\n' + _HATCH,
+    )
+    put("workspace/packages/part/part/__init__.py", "")
+    put(
+        "editable/src-layout/pyproject.toml",
+        '[project]\nname = "src-layout"\nversion = "1.0"\ndependencies = ["six"]\n'
+        '[project.scripts]\nlaid = "laid:main"\n' + _BUILD.format("setuptools", "setuptools.build_meta"),
+    )
+    put("editable/src-layout/src/laid/__init__.py", "def main():\n    pass\n")
+    put(
+        "editable/legacy/setup.py",
+        'from setuptools import setup\n\nsetup(name="legacy", version="2.0", packages=["old"])\n',
+    )
+    put("editable/legacy/old/__init__.py", "x = 1\n")
+    put(
+        "editable/flat/pyproject.toml",
+        '[project]\nname = "flat"\nversion = "0.3"\ndescription = "flat"\n'
+        + _BUILD.format("flit_core", "flit_core.buildapi"),
+    )
+    put("editable/flat/flat/__init__.py", '"""flat"""\n')
+
+
+def lock_projects(context: Path, index: str) -> None:
+    """Gives the projects that have one their uv.lock, whose files are those of an index."""
+    for name in ("project", "workspace"):
+        command = [find_uv(), "lock", "--quiet", "--no-config", "--default-index", index]
+        subprocess.run(command, cwd=context / name, check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def uv_image(docker: Docker, registry: Registry, tmp_path_factory: Any) -> str:
+    """An image that holds uv's programs alone, as uv's own images have them."""
+    folder = tmp_path_factory.mktemp("uv")
+    for name in ("uv", "uvx"):
+        shutil.copy2(Path(find_uv()).with_name(name), folder / name)
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY uv uvx /\n")
+    name = f"{registry.host}/bases/uv:1"
+    docker.build(folder, name)
+    docker.cli("push", "--quiet", name)
+    return name
+
+
+@contextlib.contextmanager
+def serve_files(folder: Path) -> Iterator[str]:
+    """The files of a folder over loopback HTTP; the address that they stand below."""
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        """Tells nobody."""
 
 
 def read_layer(data: bytes, files: Files) -> None:
@@ -138,6 +229,8 @@ def read_layer(data: bytes, files: Files) -> None:
         text = info.linkname if info.issym() else hashlib.sha256(content).hexdigest() if info.isreg() else ""
         if kind == "file" and content.startswith(b"#!") and b"python" in content[:80] and b"sys.exit(" in content:
             text = "launcher " + content.partition(b"\n")[0].decode()
+        if name.endswith(".dist-info/direct_url.json") and b'"editable":true' not in content.replace(b" ", b""):
+            text = _PLAIN_URL
         files[name] = File(kind, 0o777 if info.issym() else info.mode, info.uid, info.gid, text)
 
 
@@ -146,18 +239,29 @@ def remove_below(files: Files, folder: str) -> None:
         del files[name]
 
 
-_OTHER_INSTALLER = tuple(f".dist-info/{name}" for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"))
+_OTHER_INSTALLER = tuple(
+    f".dist-info/{name}" for name in ("RECORD", "INSTALLER", "REQUESTED", "uv_build.json", "uv_cache.json")
+)
+_PLAIN_URL = "of no editable project"
 
 
-def normal(files: Files) -> Files:
+def is_cache(name: str, files: Files) -> bool:
+    """Whether it is pip's or uv's cache, or a folder that was made for one."""
+    if re.search(r"/\.cache/(pip|uv)(/|$)", name) or re.fullmatch(r"tmp/uv-[a-z0-9-]+\.lock", name):
+        return True
+    below = [other for other in files if other.startswith(f"{name}/")]
+    return name.endswith("/.cache") and all(is_cache(other, files) for other in below)
+
+
+def normal(files: Files, *, bytecode: bool = False) -> Files:
     """Without what is listed at the top."""
     return {
-        name: entry
+        name: replace(entry, content="") if name.endswith(".pyc") else entry
         for name, entry in files.items()
-        if "__pycache__" not in name.split("/")
+        if ("__pycache__" not in name.split("/") or (bytecode and name.startswith(("app/", "opt/"))))
         and not name.endswith(_OTHER_INSTALLER)
-        and "/.cache/pip" not in name
-        and not (name.endswith("/.cache") and all("/pip" in below for below in files if below.startswith(f"{name}/")))
+        and entry.content != _PLAIN_URL
+        and not is_cache(name, files)
     }
 
 
@@ -187,7 +291,9 @@ class Images:
         assert answer.status == 200, answer
         manifest = json.loads(answer.body)
         files = self.files(tuple(layer["digest"] for layer in manifest["layers"]))
-        return normal(files), json.loads(self.registry.blob_path(manifest["config"]["digest"]).read_bytes())
+        config = manifest["config"]["digest"]
+        document = json.loads(self.registry.blob_path(config).read_bytes())
+        return normal(files, bytecode="bytecode" in repository), document
 
     @functools.cache  # noqa: B019 - a few tests long
     def files(self, digests: tuple[str, ...]) -> Files:
@@ -206,7 +312,8 @@ def python_base(
     plain = base_official.push(registry, "library/python:3.13")
     folder = tmp_path_factory.mktemp("base")
     (folder / "Dockerfile").write_text(
-        f"FROM {plain}\nENV PIP_INDEX_URL={index_front.url} PIP_TRUSTED_HOST=127.0.0.1 PIP_ROOT_USER_ACTION=ignore\n"
+        f"FROM {plain}\nENV PIP_INDEX_URL={index_front.url} PIP_TRUSTED_HOST=127.0.0.1 PIP_ROOT_USER_ACTION=ignore"
+        f" UV_DEFAULT_INDEX={index_front.url}\n"
     )
     name = f"{registry.host}/bases/python:1"
     docker.build(folder, name)
@@ -226,9 +333,16 @@ def differences(ours: tuple[Files, dict[str, Any]], theirs: tuple[Files, dict[st
 
 
 def test_dockerfiles_come_out_as_buildkit_builds_them(
-    python_base: str, docker: Docker, registry: Registry, wain: Wain, tmp_path: Path
+    python_base: str,
+    uv_image: str,
+    docker: Docker,
+    registry: Registry,
+    wain: Wain,
+    index_front: IndexFront,
+    tmp_path: Path,
 ) -> None:
     context = make_context(tmp_path / "context")
+    lock_projects(context, index_front.url)
     files = tmp_path / "files"
     files.mkdir()
     names = sorted(path.name.removesuffix(".Dockerfile") for path in CASES.glob("*.Dockerfile"))
@@ -237,6 +351,8 @@ def test_dockerfiles_come_out_as_buildkit_builds_them(
     for path in CASES.iterdir():
         (files / path.name).write_bytes(path.read_bytes().replace(b"BASEIMAGE", python_base.encode()))
 
+    given = ["--build-arg", f"BASE={python_base}", "--build-arg", f"UV={uv_image}"]
+    given += ["--build-arg", "GIVEN=given", "--label", "from=flag"]
     images = Images(registry)
     progress = tmp_path / "progress"
 
@@ -249,7 +365,6 @@ def test_dockerfiles_come_out_as_buildkit_builds_them(
     def compared(name: str) -> list[str]:
         file = files / f"{name}.Dockerfile"
         tag = f"{registry.host}/cases/{name}"
-        given = ["--build-arg", f"BASE={python_base}", "--build-arg", "GIVEN=given", "--label", "from=flag"]
         docker.build(context, f"{tag}:docker", "-f", file, *given)
         docker.cli("push", "--quiet", f"{tag}:docker")
         done = wain("build", "-f", file, *given, "-t", f"{tag}:wain", "--push", context, check=False)
@@ -257,7 +372,8 @@ def test_dockerfiles_come_out_as_buildkit_builds_them(
             return [f"wain: {done.stderr.strip()[-800:]}"]
         return list(differences(images.read(f"cases/{name}:wain"), images.read(f"cases/{name}:docker")))
 
-    with ThreadPoolExecutor(2) as pool:
+    with serve_files(context) as address, ThreadPoolExecutor(2) as pool:
+        given += ["--build-arg", f"FILES={address}"]
         found = dict(zip(names, pool.map(one, names), strict=True))
     bad = [f"{name}: {line}" for name, lines in found.items() for line in lines[:12]]
     assert not bad, "\n".join(bad)

@@ -135,7 +135,7 @@ def test_stages_copy_from_each_other_and_targets_stop(context: Path, store: Stor
     ("line", "error", "message"),
     [
         ("RUN apt-get install -y x", EngineError, "Dockerfile:3: apt-get has to be run"),
-        ("ADD https://host.example/x /x", EngineError, "Dockerfile:3: ADD fetches"),
+        ("ADD https://host.example/x.git /x", EngineError, "Dockerfile:3: ADD clones"),
         ("COPY nothing /x", DockerfileError, "Dockerfile:3: there is no nothing in the context"),
         ("RUN rm /nothing", DockerfileError, "Dockerfile:3: RUN would fail: rm: /nothing is not there"),
         ("RUN mkdir /a/b", DockerfileError, "there is no such folder"),
@@ -227,3 +227,37 @@ def test_folders_that_nest_too_deep_are_told(tmp_path: Path, store: Store) -> No
     finally:
         # Python's own removal gives up at this depth.
         subprocess.run(["rm", "-rf", str(deep)], check=True)
+
+
+def test_mounts_are_there_for_their_run_alone(context: Path, store: Store) -> None:
+    text = (
+        "FROM scratch AS one\nCOPY data /d\nFROM scratch\nCOPY sh /bin/sh\nWORKDIR /w\n"
+        "RUN --mount=type=bind,source=data,target=in cp -r in /copied\n"
+        "RUN --mount=from=one,source=/d/a,target=/deep/new/a cp /deep/new/a /w/a && mkdir /deep/kept\n"
+        "RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/w touch /c/x /w/y && touch /z\n"
+    )
+    image = make(text, context, store).image
+    assert layer_names(image, 2) == ["copied", "copied/a", "copied/b"]
+    assert layer_names(image, 3) == ["deep", "deep/kept", "w", "w/a"]
+    assert layer_names(image, 4) == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("--mount=type=bind,source=data,target=/in touch /in/new", "/in is mounted to be read only"),
+        ("--mount=type=bind,source=data,target=/in chmod 700 /in", "/in is mounted to be read only"),
+        ("--mount=type=bind,source=nowhere,target=/in true", "there is no nowhere in the context"),
+        ("--mount=type=bind,source=data true", "has no target"),
+        ("--mount=type=cache,target=/c,mode=9 true", "no octal mode"),
+    ],
+)
+def test_mounts_that_fail_say_why(run: str, message: str, context: Path, store: Store) -> None:
+    with pytest.raises(DockerfileError, match="Dockerfile:3") as raised:
+        make(f"{SHELL}RUN {run}\n", context, store)
+    assert message in raised.value.message
+
+
+def test_what_a_writable_mount_takes_is_gone(context: Path, store: Store) -> None:
+    image = make(SHELL + "RUN --mount=source=data,target=/in,rw rm /in/a && touch /in/c /out\n", context, store).image
+    assert layer_names(image, 1) == ["out"]

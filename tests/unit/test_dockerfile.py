@@ -205,7 +205,7 @@ def test_mounts() -> None:
         "locked",
         True,
     )
-    assert (bind.kind, bind.target, bind.from_, bind.readonly, bind.is_known) == ("bind", "/b", "s", False, True)
+    assert (bind.kind, bind.target, bind.from_, bind.readonly, bind.is_known) == ("bind", "/b", "s", True, True)
     (broken,) = parse("RUN --mount=type x").instructions
     with pytest.raises(DockerfileError):
         mounts(broken)

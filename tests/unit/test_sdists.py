@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import wain.sdists
+import wain.workplace
 from wain.digest import Digest
 from wain.errors import NoWheel, SdistError
 from wain.index import PackageIndexes
@@ -113,7 +114,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where builds happen: apart from those of other tests."""
     path = tmp_path / "builds"
     path.mkdir()
-    monkeypatch.setattr(wain.sdists, "_FOLDER", path)
+    monkeypatch.setattr(wain.workplace, "_FOLDER", path)
     return path
 
 
@@ -321,7 +322,7 @@ def test_only_binary_forbids_builds(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_anothers_is_not_used(builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wain.sdists, "_FOLDER", tmp_path / "taken")
+    monkeypatch.setattr(wain.workplace, "_FOLDER", tmp_path / "taken")
     (tmp_path / "taken").write_text("no folder")
     seen = builder.seen(builder.sdist(make_sdist(tmp_path)))
     assert str(tmp_path) not in str(seen["cwd"])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from wain.actions import Action, Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, Venv, classify
+from wain.actions import Action, Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, UvSync, Venv
+from wain.classify import classify
 from wain.dockerfile import decode, parse
 from wain.errors import DockerfileError
 from wain.steps import ShellVariables, find_target, plan, run_commands
@@ -36,7 +37,9 @@ def test_what_needs_no_command_is_native() -> None:
         ("for x in a b; do mkdir $x; done", "a loop has to be run"),
         ("mkdir $(date +%s)", "output of a command"),
         ("cat a > b", "output of cat"),
-        ("pip install -e .", "editable"),
+        ("uv lock", "uv lock has to be run"),
+        ("uv sync --script x.py", "--script"),
+        ("uv sync extra", "uv sync extra"),
         ("(cd /x && mkdir y)", "subshell"),
         ("mkdir /{a,b}", "expanded by some shells"),
         ("false || mkdir x", "|| depends"),
@@ -48,6 +51,49 @@ def test_what_must_be_run_says_why(command: str, reason: str) -> None:
     step = plan(parse(f"FROM x\nRUN {command}\n")).steps[1]
     assert step.taker == "engine"
     assert reason in step.why
+
+
+def test_uv_says_what_it_syncs() -> None:
+    action = classify(
+        (
+            "/bin/uv",
+            "--quiet",
+            "--project",
+            "/p",
+            "sync",
+            "--frozen",
+            "--no-dev",
+            "--extra=a",
+            "--extra",
+            "b",
+            "-p3.13",
+        ),
+        {},
+        "/",
+    )
+    assert isinstance(action, UvSync)
+    assert (action.program, action.folder, action.extras, action.python) == ("/bin/uv", "/p", ("a", "b"), "3.13")
+    assert action.switches == {"frozen", "no-dev"}
+    only = classify(("uv", "sync", "--only-group", "lint", "--compile-bytecode"), {}, "/")
+    assert isinstance(only, UvSync)
+    assert (only.only_groups, only.compile) == (("lint",), True)
+    venv = classify(("uv", "venv", "--seed", "--prompt", "x", "/v"), {}, "/")
+    assert isinstance(venv, Venv)
+    assert (venv.folders, venv.with_pip, venv.prompt, venv.is_uv) == (("/v",), True, "x", True)
+
+
+def test_editables_are_what_pip_and_uv_are_asked_for() -> None:
+    for words in (("pip", "install", "-e", ".[dev]"), ("uv", "pip", "install", "--editable", ".[dev]")):
+        action = classify(words, {}, "/")
+        assert isinstance(action, PipInstall)
+        assert (action.editables, action.requirements) == ((".[dev]",), ())
+
+
+def test_mounts_of_files_are_native() -> None:
+    text = "FROM x AS a\nFROM y\nRUN --mount=from=a,target=/a --mount=type=tmpfs,target=/t cp /a/b /c\n"
+    assert takers(text) == ["native"] * 3
+    assert takers("FROM y\nRUN --mount=type=ssh mkdir /x\n")[1] == "engine"
+    assert takers("FROM y\nRUN --mount=type=bind,target=/x,unheard=1 mkdir /x\n")[1] == "engine"
 
 
 def test_a_foreign_front_end_takes_the_whole_file() -> None:

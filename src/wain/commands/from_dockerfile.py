@@ -202,6 +202,7 @@ def _tools(args: argparse.Namespace, workshop: Workshop) -> Tools:
         settings=settings,
         progress=workshop.progress,
         build_env=wain.build_env,
+        compile=bool(args.compile),
         secrets=dict(_secret(text) for text in args.secret),
     )
 
