@@ -188,6 +188,18 @@ class Rootfs:
         return node.data
 
 
+def unpacked_bytes(layer: Layer) -> int:
+    """The sum of the sizes of a layer's files, as engines tell it; the layer is read through unless it is known.
+
+    :raises ImageError: when it is no tar, cannot be decompressed, or has not the diff ID that the config names.
+    :raises HashMismatch: when it is not what its digest says.
+    """
+    if layer.unpacked_bytes is not None:
+        return layer.unpacked_bytes
+    with _opened(layer) as reader:
+        return sum(member.size_bytes for member in reader)
+
+
 _NOTHING = Node(kind="nothing", layer=-1)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.layer_maker import directory, file, make_layer, symlink
 from wain import archive, layout
 from wain.commands.main import main
 from wain.digest import Digest
@@ -131,9 +132,8 @@ def test_what_inspect_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (shown,) = found["images"]
     assert found["digest"] == shown["digest"] == image.digest
     assert [layer["compressed_bytes"] for layer in shown["layers"]] == [layer.size_bytes for layer in image.layers]
-    unpacked = [len(gzip.decompress(layer.source().read())) for layer in image.layers]
-    assert [layer["unpacked_bytes"] for layer in shown["layers"]] == unpacked
-    assert shown["unpacked_bytes"] == sum(unpacked)
+    assert [layer["unpacked_bytes"] for layer in shown["layers"]] == [100_000, 100_000]
+    assert shown["unpacked_bytes"] == 200_000
     assert shown["config"]["env"] == ["A=1"]
 
 
@@ -166,7 +166,9 @@ def test_layers_of_every_compression_and_names_that_steer_terminals(
 ) -> None:
     import zstandard
 
-    plain = b"0123456789" * 1000
+    stored = make_layer([file("a/b", b"0123456789" * 1000), directory("c"), symlink("d", "a")], compress=bytes)
+    with stored.open() as stream:
+        plain = stream.read()
     series = gzip.compress(plain[:5000]) + gzip.compress(plain[5000:])
     image = Image(config=Config(platform=Platform())).append(
         made_layer(plain, plain, LAYER_TAR, "RUN \x1b[2J\x07evil\nline"),
@@ -182,7 +184,7 @@ def test_layers_of_every_compression_and_names_that_steer_terminals(
     assert max(map(len, text.splitlines()[1:])) < 150
     assert main(["inspect", f"oci:{tmp_path}/a", "--format", "json"]) == 0
     (shown,) = json.loads(capsys.readouterr().out)["images"]
-    assert [layer["unpacked_bytes"] for layer in shown["layers"]] == [len(plain)] * 3
+    assert [layer["unpacked_bytes"] for layer in shown["layers"]] == [10_000] * 3
 
 
 @pytest.mark.parametrize(
@@ -194,9 +196,8 @@ def test_a_layer_that_is_no_gzip(data: bytes, tmp_path: Path, capsys: pytest.Cap
     layer = made_layer(data, b"x" * 1000, "application/vnd.oci.image.layer.v1.tar+gzip")
     layout.write(Image(config=Config(platform=Platform())).append(layer), LayoutReference(path=tmp_path / "a"))
     code = main(["inspect", f"oci:{tmp_path}/a"])
-    assert code == (18 if data else 0)
-    if data:
-        assert "cannot be decompressed" in capsys.readouterr().err
+    assert code == 18
+    assert f"layer {layer.digest.short}" in capsys.readouterr().err
     assert main(["inspect", f"oci:{tmp_path}/a", "--no-unpack"]) == 0
 
 

@@ -7,14 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import BinaryIO
+    from collections.abc import Sequence
 
     from wain.image import Image, Index
-    from wain.layers import Layer
     from wain.oci import JSON
-
-_MAX_UNPACKED_BYTES = 1 << 40
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -60,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def summary_of(image: Image, *, unpack: bool) -> dict[str, JSON]:
     """The image's layers with their sizes, and its config's main members."""
     from wain.image import padded_history
+    from wain.rootfs import unpacked_bytes
 
     runtime = image.config.runtime
     steps = [item.created_by or "" for item in padded_history(image.config) if not item.empty_layer]
@@ -67,7 +64,7 @@ def summary_of(image: Image, *, unpack: bool) -> dict[str, JSON]:
     compressed = 0
     unpacked: int | None = 0
     for layer, step in zip(image.layers, steps, strict=True):
-        size = _unpacked_bytes(layer) if unpack else layer.unpacked_bytes
+        size = unpacked_bytes(layer) if unpack else layer.unpacked_bytes
         compressed += layer.size_bytes
         unpacked = None if unpacked is None or size is None else unpacked + size
         layers.append(
@@ -97,58 +94,6 @@ def summary_of(image: Image, *, unpack: bool) -> dict[str, JSON]:
             "labels": dict(runtime.labels),
         },
     }
-
-
-def _unpacked_bytes(layer: Layer) -> int | None:
-    """The size of the layer's tar: what it takes on a disk, but for headers and padding.
-
-    :raises ImageError: when it cannot be decompressed, or to more than a terabyte.
-    :raises HashMismatch: when it is not what its digest says.
-    """
-    if layer.unpacked_bytes is not None:
-        return layer.unpacked_bytes
-    from wain.errors import ImageError
-    from wain.oci import DOCKER_LAYER_TAR, LAYER_TAR, LAYER_ZSTD
-
-    if layer.media_type in (LAYER_TAR, DOCKER_LAYER_TAR):
-        return layer.size_bytes
-    total = 0
-    with layer.open() as stream:
-        try:
-            for count in _pieces(stream, zstd=layer.media_type == LAYER_ZSTD):
-                total += count
-                if total > _MAX_UNPACKED_BYTES:
-                    raise ImageError(f"layer {layer.digest} does not end", hint="The image is hostile; do not use it.")
-        except (OSError, EOFError, ValueError) as error:
-            raise ImageError(
-                f"layer {layer.digest} cannot be decompressed: {error}", hint="The image is damaged; build it again."
-            ) from error
-    return total
-
-
-def _pieces(stream: BinaryIO, *, zstd: bool) -> Iterator[int]:
-    """The sizes of the pieces that the stream decompresses to."""
-    if zstd:
-        import zstandard
-
-        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-        try:
-            with decompressor.stream_reader(stream, read_across_frames=True, closefd=False) as unpacked:
-                while data := unpacked.read(1 << 20):
-                    yield len(data)
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from error
-        return
-    from isal import igzip, isal_zlib
-
-    try:
-        with igzip.open(stream, "rb") as plain:  # type: ignore[no-untyped-call]
-            while data := plain.read(1 << 20):
-                yield len(data)
-    except isal_zlib.error as error:  # type: ignore[misc]
-        raise ValueError(str(error)) from error
-    if stream.read(1):
-        raise ValueError("something follows the last gzip member")
 
 
 def _text(name: str, found: Image | Index, images: Sequence[Image], summaries: Sequence[dict[str, JSON]]) -> str:
