@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from wain.bases import LABEL, BaseFacts
 from wain.digest import Digest
@@ -136,10 +138,10 @@ def build(
             created_by=f"wain: {project.name}, {len(files)} files in /{APP}",
         )
         project_row = LayerRow(what=f"{project.name} in /{APP}", layer=layer, state="new")
-    compiled = maker.bytecode(groups_of(dependencies, wheels), facts, base) if compiles else []
+    if compiles:
+        dependencies = _with_bytecode(maker, dependencies, wheels, facts, base)
     rows = [
         *dependencies.rows,
-        *compiled,
         LayerRow(what=f"environment, user {user.name}", layer=environment, state="new"),
         project_row,
     ]
@@ -189,6 +191,7 @@ class Dependencies:
     """The layers of an image's dependencies, and what the next build should know of their wheels."""
 
     rows: tuple[LayerRow, ...]
+    """Those of the wheels, then those of their bytecode."""
     wheels: KnownWheels
 
 
@@ -201,10 +204,12 @@ def build_dependencies(
     store: Store,
     open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
     shares_pure: bool = False,
+    compiles: bool = False,
 ) -> Dependencies:
     """The layers that `build` gives the dependencies, alone; raises what it raises for them."""
     maker = _Maker(Scheme.venv(f"/{VENV}", facts.python.short), store, open_wheels, None)
-    return _dependencies(maker, wheels, _budget(base, settings), shares_pure=shares_pure)
+    found = _dependencies(maker, wheels, _budget(base, settings), shares_pure=shares_pure)
+    return _with_bytecode(maker, found, wheels, facts, base) if compiles else found
 
 
 def _dependencies(maker: _Maker, wheels: Sequence[WheelInput], budget: int, *, shares_pure: bool) -> Dependencies:
@@ -254,10 +259,25 @@ def _groups(
     ]
 
 
-def groups_of(dependencies: Dependencies, wheels: Sequence[WheelInput]) -> list[tuple[WheelInput, ...]]:
-    """The wheels of each of the dependencies' layers."""
+def _with_bytecode(
+    maker: _Maker, dependencies: Dependencies, wheels: Sequence[WheelInput], facts: BaseFacts, base: Image
+) -> Dependencies:
+    """The same with the bytecode of each of the layers."""
     by_name = {wheel.name: wheel for wheel in wheels}
-    return [tuple(by_name[name] for name in row.names) for row in dependencies.rows]
+    shares = [tuple(by_name[name] for name in row.names) for row in dependencies.rows]
+    compiled = maker.bytecode(shares, facts, base)
+    return Dependencies(
+        rows=(*dependencies.rows, *compiled.rows),
+        wheels=replace(dependencies.wheels, compilers=compiled.compilers, bare=compiled.bare),
+    )
+
+
+class _Compiled(NamedTuple):
+    """Bytecode's layers, by which Pythons they were made, and the wheels that have no module."""
+
+    rows: tuple[LayerRow, ...]
+    compilers: tuple[str, ...]
+    bare: frozenset[Digest]
 
 
 class _Maker:
@@ -341,8 +361,11 @@ class _Maker:
             known = estimate_start(plan, sources, store=self._store)
         return known
 
-    def bytecode(self, shares: Sequence[Sequence[WheelInput]], facts: BaseFacts, base: Image) -> list[LayerRow]:
+    def bytecode(self, shares: Sequence[Sequence[WheelInput]], facts: BaseFacts, base: Image) -> _Compiled:
         """The layers of the bytecode of shares of wheels; those without a module have none.
+
+        What was made by another Python of the same minor version serves as well, so a lock's and an earlier image's
+        are looked for first: a machine that has them needs no Python of its own.
 
         :raises PythonError: when no Python of the base's minor runs here.
         """
@@ -354,21 +377,43 @@ class _Maker:
             remembered_bytecode,
         )
 
-        version = compiler_version(facts, self._store)
+        told = self._reuse.compilers() if self._reuse is not None else ()
+        others = [version for version in told if version.startswith(f"{facts.python.short}.")]
+        own = cache(lambda: compiler_version(facts, self._store))
+        compilers: set[str] = set()
+        bare: set[Digest] = set()
         rows = []
+
+        def find(digests: Sequence[Digest], version: str) -> tuple[Layer, str] | None:
+            key = bytecode_layer_key(digests, self._scheme, version)
+            if (layer := remembered_bytecode(key, store=self._store)) is not None:
+                return layer, "cached"
+            if self._reuse is not None and (layer := self._reuse.find(key)) is not None:
+                return layer, "in registry"
+            return None
+
         with contextlib.ExitStack() as stack:
             compiler = None
             for share in shares:
-                key = bytecode_layer_key((wheel.digest for wheel in share), self._scheme, version)
-                state = "cached"
-                layer = remembered_bytecode(key, store=self._store)
-                if layer is None and self._reuse is not None:
-                    layer, state = self._reuse.find(key), "in registry"
-                if layer is None:
+                digests = [wheel.digest for wheel in share]
+                if self._reuse is not None and self._reuse.is_bare(digests):
+                    bare.update(digests)
+                    continue
+                for version in (*others, ""):
+                    found = find(digests, version or own())
+                    if found is not None:
+                        break
+                if found is None:
                     compiler = compiler or stack.enter_context(compiler_for(facts, base, self._store))
                     plan = plan_install(self._open_wheels(share), self._scheme)
-                    layer, state = bytecode_layer(plan, compiler, store=self._store), "new"
-                if layer.unpacked_bytes:
-                    what = f"bytecode of {', '.join(wheel.name for wheel in share)}"
-                    rows.append(LayerRow(what=what, layer=layer, state=state))
-        return rows
+                    found = bytecode_layer(plan, compiler, store=self._store), "new"
+                    if self._reuse is not None:
+                        self._reuse.check(found[0])
+                layer, state = found
+                if layer.unpacked_bytes == 0:
+                    bare.update(digests)
+                    continue
+                compilers.add(version or own())
+                what = f"bytecode of {', '.join(wheel.name for wheel in share)}"
+                rows.append(LayerRow(what=what, layer=layer, state=state))
+        return _Compiled(tuple(rows), tuple(sorted(compilers)), frozenset(bare))

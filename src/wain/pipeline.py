@@ -110,6 +110,7 @@ def with_layers(lock: Lock, request: Request, workshop: Workshop) -> Lock:
             store=workshop.store,
             open_wheels=wheels.open,
             shares_pure=len(decided.images) > 1,
+            compiles=_compiles(decided, request),
         )
         base = [KnownLayer.of(layer).to_json() for layer in image.layers] if decided.base.suite else []
         layers = [KnownLayer.of(row.layer, row.names).to_json() for row in made.rows]
@@ -217,7 +218,7 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
                 project_wheel=own,
                 shares_pure=len(plan.images) > 1,
                 reuse=reuse,
-                compiles=bool(plan.settings.compile if request.compiles is None else request.compiles),
+                compiles=_compiles(plan, request),
                 estimates=request.tells,
                 base_name=plan.base.name,
                 leave_out=request.leave_out,
@@ -228,6 +229,11 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
             for line in wheels.missing_libraries(inputs, facts):
                 log.warning("%s", line)
     return tuple(results)
+
+
+def _compiles(plan: Plan, request: Request) -> bool:
+    """Whether bytecode goes in."""
+    return bool(plan.settings.compile if request.compiles is None else request.compiles)
 
 
 def _wheels(

@@ -101,12 +101,20 @@ class KnownWheels:
     """In bytes, of the wheel files."""
     together: tuple[tuple[Digest, ...], ...] = ()
     """Those that have a path in common with different bytes."""
+    compilers: tuple[str, ...] = ()
+    """The full versions of the Pythons whose bytecode the image has; empty where it has none."""
+    bare: frozenset[Digest] = frozenset()
+    """Those whose layer has no module to compile; known where the image has bytecode."""
 
     def to_json(self) -> dict[str, JSON]:
-        return {
+        value: dict[str, JSON] = {
             "sizes": {digest.hex: size for digest, size in sorted(self.sizes.items())},
             "together": [[digest.hex for digest in cluster] for cluster in self.together],
         }
+        if self.compilers:
+            value["compilers"] = [*self.compilers]
+            value["bare"] = [digest.hex for digest in sorted(self.bare)]
+        return value
 
     @classmethod
     def from_json(cls, value: JSON) -> KnownWheels:
@@ -117,6 +125,8 @@ class KnownWheels:
         return cls(
             sizes={Digest(f"sha256:{name}"): int(size) for name, size in sizes.items()},  # type: ignore[union-attr, arg-type]
             together=tuple(tuple(Digest(f"sha256:{name}") for name in cluster) for cluster in together),  # type: ignore[union-attr]
+            compilers=tuple(map(str, value.get("compilers", []))),  # type: ignore[arg-type]
+            bare=frozenset(Digest(f"sha256:{name}") for name in value.get("bare", [])),  # type: ignore[union-attr]
         )
 
     def to_label(self) -> str:
@@ -195,6 +205,16 @@ class Reuse:
             if source.wheels is not None and digest in source.wheels.sizes:
                 return source.wheels.sizes[digest]
         return None
+
+    def compilers(self) -> tuple[str, ...]:
+        """The Pythons by which bytecode was made that may be found, the most trusted source's first."""
+        found = (version for source in self._sources if source.wheels for version in source.wheels.compilers)
+        return () if self._verify else tuple(dict.fromkeys(found))
+
+    def is_bare(self, digests: Iterable[Digest]) -> bool:
+        """Whether a source says that none of these wheels has a module to compile."""
+        wanted = set(digests)
+        return not self._verify and any(source.wheels and wanted <= source.wheels.bare for source in self._sources)
 
     def find(self, key: Digest) -> Layer | None:
         """The layer of a recipe key, with its bytes in a registry; None where none is known or kept."""

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from tests.made import noise
+from tests.made import make_zip, noise, wheel_items
+from tests.unit.layer_maker import make_layer
+from tests.unit.test_bases import glibc, image_of, official
 from tests.unit.wain_project import Wain, index, wain
 from wain.digest import Digest
 from wain.image import Image
 from wain.layers import RECIPE_KEY
-from wain.names import parse_registry_reference
+from wain.layout import write as write_layout
+from wain.names import LayoutReference, parse_registry_reference
 from wain.oci import History
 from wain.registry import read, write
 from wain.reuse import KnownLayer, KnownWheels, layers_of
@@ -169,3 +176,82 @@ def test_known_layers_and_wheels_survive_json() -> None:
     assert wheels.clusters([one, three]) is None, "a new wheel beside some that share paths must be looked at"
     assert KnownWheels(sizes={one: 1}).clusters([one, three]) == ()
     assert KnownWheels(sizes={one: 1}).clusters([two, three]) is None
+
+
+def _runnable_base(wain: Wain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base with the minor version of the Python that runs this, so that bytecode can be made here."""
+    minor = sys.version_info.minor
+    version = f"3.{minor}.1"
+    image = image_of(
+        make_layer([*glibc(), *official(minor, version=version)]),
+        env=("PATH=/usr/local/bin:/usr/bin:/bin", f"PYTHON_VERSION={version}"),
+    )
+    write_layout(image, LayoutReference(path=wain.base, tag="1"))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+
+
+def _another_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's Python is of a patch version that nobody has compiled with, and does not run."""
+
+    def none(*_: object) -> NoReturn:
+        raise AssertionError("a compiler was asked for")
+
+    monkeypatch.setattr("wain.bytecode.compiler_for", none)
+    monkeypatch.setattr("wain.bytecode.compiler_version", lambda *_: f"3.{sys.version_info.minor}.99")
+
+
+def _add_modules(wain: Wain) -> None:
+    """A layer whose wheels have modules, and one whose wheel has none."""
+    wain.index.add("beta", "1.6", content=b"value = 1\n")
+    items = wheel_items({"bare-1.0.data/data/share/noise": noise(25_000_000, seed=5)}, name="bare")
+    wain.index.put("bare", "bare-1.0-py3-none-any.whl", make_zip(items))
+    (wain.project / "requirements.txt").write_text("alpha\nbare\n")
+
+
+def test_a_lock_names_the_layers_of_bytecode_too(
+    wain: Wain, registry: LoopbackRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _runnable_base(wain, monkeypatch)
+    _add_modules(wain)
+    wain(
+        "lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple,
+        "--layers", "--compile",
+    )  # fmt: skip
+    _only_push(wain)
+    digest = _push(wain, registry, "app", "--compile")
+    _fresh(wain, registry)
+    _another_python(monkeypatch)
+    assert _push(wain, registry, "app", "--compile") == digest
+    assert wain.index.requests == []
+    assert "bytecode of 2 wheels" in wain.err
+    assert not [request for request in registry.log if request.method == "GET" and "/blobs/" in request.path]
+    _fresh(wain, registry)
+    assert _push(wain, registry, "app") != digest, "what a lock has of bytecode does not bind a build without it"
+    assert wain.index.requests == []
+
+
+def test_an_earlier_image_gives_its_bytecode(
+    wain: Wain, registry: LoopbackRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _runnable_base(wain, monkeypatch)
+    _add_modules(wain)
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
+    _only_push(wain)
+    digest = _push(wain, registry, "app", "--compile")
+    _fresh(wain, registry)
+    _another_python(monkeypatch)
+    assert _push(wain, registry, "app", "--compile", "--cache-from", registry.reference("app")) == digest
+    assert wain.index.requests == []
+
+
+def test_bytecode_that_nobody_has_is_made(
+    wain: Wain, registry: LoopbackRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _runnable_base(wain, monkeypatch)
+    _add_modules(wain)
+    _lock(wain)
+    _only_push(wain)
+    _push(wain, registry, "app")
+    _fresh(wain, registry)
+    _push(wain, registry, "app", "--compile")
+    assert wain.index.asked("beta-1.6") != [], "the lock names layers, and none of bytecode"

@@ -33,6 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="take newer versions, of NAME alone where it is given",
     )
     parser.add_argument("--layers", action="store_true", help="name the layers too, so that registries are caches")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="with --layers: name those of bytecode as well"
+    )
     add_project_flags(parser)
     add_index_arguments(parser)
     parser.set_defaults(run=run)
