@@ -159,7 +159,7 @@ def store_folder(place: Place, name: str) -> Path:
 
 def own_base_name(job: Job) -> str:
     """wain's own base with the Python of a job's base."""
-    from wain.debian import SUITES
+    from wain.names import SUITES
 
     return f"debian:{SUITES[next(minor for minor, base in job.place.bases.items() if base == job.base)]}"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wain.choose import PythonChoice, choose_python
-from wain.debian import SUITES, BaseLock, Mirrors, base_image, debian_mirrors, resolve_base
 from wain.errors import (
     DebianError,
     PythonError,
@@ -19,7 +18,7 @@ from wain.errors import (
 )
 from wain.image import Image, Index
 from wain.lock import Lock
-from wain.names import RegistryReference, parse_reference
+from wain.names import SUITES, RegistryReference, parse_reference
 from wain.oci import JSON
 from wain.platforms import Platform, Target
 from wain.project import Project
@@ -30,6 +29,7 @@ from wain.store import recipe_key
 
 if TYPE_CHECKING:
     from wain.bases import BaseFacts
+    from wain.debian import BaseLock, Mirrors
 
 
 REMEMBERED_SECONDS = 600
@@ -100,6 +100,8 @@ def bases_for(
                 hint='Leave out packages, or set base = "debian:trixie".',
             )
         return referenced(choice.name, platforms, settings, workshop)[1]
+    from wain.debian import base_image
+
     return tuple(
         base_image(
             base_lock(choice, platform, request, settings, lock, workshop),
@@ -123,6 +125,8 @@ def open_base(
     """
     suite = name.removeprefix("debian:")
     if name.startswith("debian:") and suite in SUITES.values():
+        from wain.debian import base_image, resolve_base
+
         mirrors = _mirrors(settings)
         lock = resolve_base(
             suite,
@@ -203,6 +207,8 @@ def _remembered_base(
 ) -> BaseLock:
     import time
 
+    from wain.debian import BaseLock, resolve_base
+
     assert choice.suite is not None
     mirrors = _mirrors(settings)
     key = recipe_key(
@@ -244,6 +250,8 @@ def _locked_base(lock: Lock | None, choice: BaseChoice, platform: Platform, pack
     value = lock.tool.get("base") if lock else None
     if not _has_lock(value):
         return None
+    from wain.debian import BaseLock
+
     assert isinstance(value, list)
     for item in value:
         found = BaseLock.from_json(item)
@@ -265,4 +273,6 @@ def _locked_python(value: JSON) -> str | None:
 
 
 def _mirrors(settings: WainSettings) -> Mirrors | None:
+    from wain.debian_archive import debian_mirrors
+
     return debian_mirrors(settings.debian_mirrors)

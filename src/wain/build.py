@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from wain.bases import LABEL, BaseFacts
 from wain.digest import Digest
@@ -29,10 +29,12 @@ from wain.oci import JSON
 from wain.project import APP, Project, entry_point, file_entries, own_sources, source_time
 from wain.reuse import WHEELS_LABEL, KnownWheels, Reuse
 from wain.settings import WainSettings
-from wain.start_estimate import StartEstimate, estimate_start, known_estimate
 from wain.store import Store, recipe_key
 from wain.ustar import ZIP_EPOCH
 from wain.wheels import Wheel
+
+if TYPE_CHECKING:
+    from wain.start_estimate import StartEstimate
 
 log = logging.getLogger(__name__)
 
@@ -355,6 +357,8 @@ class _Maker:
         """What bytecode of these wheels would add and save; None where they are not on this machine."""
         if not wheels or not sources:
             return None
+        from wain.start_estimate import estimate_start, known_estimate
+
         known = known_estimate((wheel.digest for wheel in wheels), sources, store=self._store)
         if known is None and all(self._store.has(wheel.digest) for wheel in wheels):
             plan = plan_install(self._open_wheels(wheels), self._scheme)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wain.debian_archive import SUITES, Archive, Mirrors, Progress, debian_mirrors
+from wain.debian_archive import Archive, Mirrors, Progress, debian_mirrors
 from wain.debian_bytecode import can_run, compile_library, interpreter_packages
 from wain.debian_packages import NAME, Package, PackageIndex, resolve
 from wain.debian_rootfs import Rootfs
@@ -24,6 +24,7 @@ from wain.digest import Digest
 from wain.errors import ImageError, LockError, OutputError, PythonError, UsageError, WainError
 from wain.image import Image
 from wain.layers import RECIPE_KEY, Entry, Layer, files_layer, stored_layer
+from wain.names import SUITES
 from wain.oci import JSON, Config, Runtime
 from wain.platforms import Platform, PythonVersion, parse_python_minor
 from wain.store import Store, recipe_key
@@ -31,7 +32,6 @@ from wain.transport import Transport
 
 __all__ = [
     "ARCHITECTURES",
-    "SUITES",
     "BaseLock",
     "LockedDeb",
     "Mirrors",

@@ -22,6 +22,7 @@ from typing import TypeAlias
 from wain.debian_packages import PackageIndex, parse_fields
 from wain.digest import Digest
 from wain.errors import DebianError, HashMismatch, NotFound, SignatureError, StoreError, TransferError
+from wain.names import SUITES
 from wain.store import Store, recipe_key
 from wain.store_writer import BlobWriter
 from wain.transport import Transport, redact_url
@@ -30,9 +31,6 @@ log = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
 """Told of a download: what, the bytes that are there, and the size where it is known."""
-
-SUITES: Mapping[str, str] = {"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie"}
-"""Python minor version -> the suite whose python3 it is."""
 
 KEYRING = Path(__file__).parent / "keys" / "debian-archive-keyring.gpg"
 """The archive's public keys, of all suites in `SUITES`."""

@@ -23,7 +23,6 @@ from wain.errors import (
     UsageError,
 )
 from wain.index import LockedFile, PackageIndexes, local_path, locked_file
-from wain.index_pages import distribution_of
 from wain.settings import IndexSettings
 from wain.store import Store, recipe_key
 
@@ -158,6 +157,8 @@ class _Fetcher:
 
     def _elsewhere(self, file: LockedFile) -> LockedFile | None:
         """The same file (by hash) where the indexes list it now; its URL may carry what no lock may hold."""
+        from wain.index_pages import distribution_of
+
         name = distribution_of(file.filename)
         if name is None or not file.hashes:
             return None

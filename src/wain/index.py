@@ -24,12 +24,12 @@ from wain.errors import (
     WainError,
 )
 from wain.index_credentials import IndexCredentials, strip_credentials
-from wain.index_pages import PageLink, distribution_of, parse_page
 from wain.settings import IndexSettings
 from wain.store import Store, recipe_key
 from wain.transport import HttpSettings, Transport, redact_url
 
 if TYPE_CHECKING:
+    from wain.index_pages import PageLink
     from wain.oci import JSON
 
 logger = logging.getLogger(__name__)
@@ -148,6 +148,8 @@ class PackageIndexes:
         :raises TransferError: when an index does not answer.
         :raises Offline: when an index is needed and there is no network.
         """
+        from wain.index_pages import distribution_of
+
         found: list[tuple[str, tuple[PageLink, ...]]] = []
         for source in self.settings.find_links:
             links = self._page(source, is_index=False)
@@ -276,6 +278,7 @@ class PackageIndexes:
         clean, credentials = self.credentials.for_url(source)
 
         def get(who: object) -> tuple[PageLink, ...]:
+            from wain.index_pages import parse_page
             from wain.transport import Credentials
 
             given = who if isinstance(who, Credentials) else None
@@ -297,6 +300,8 @@ class PackageIndexes:
             return None
 
     def _read_local(self, path: Path, source: str, *, is_index: bool) -> tuple[PageLink, ...] | None:
+        from wain.index_pages import PageLink, parse_page
+
         try:
             if is_index and path.is_dir():
                 path = path / "index.html"

@@ -18,7 +18,6 @@ from wain.compatibility import evaluate_marker
 from wain.errors import LockError
 from wain.index import LockedFile, PackageIndexes
 from wain.index_credentials import strip_credentials
-from wain.index_pages import distribution_of
 from wain.lock import Dependency, DirectorySource, Lock, LockedPackage, VcsSource
 from wain.settings import normalize_name
 
@@ -267,6 +266,8 @@ def _pinned_package(line: RequirementLine, indexes: PackageIndexes) -> LockedPac
     url = line.url or ""
     local = not re.match(r"https?:", url)
     filename = unquote(re.split("[#?]", url)[0].rpartition("/")[2])
+    from wain.index_pages import distribution_of
+
     name = line.name or distribution_of(filename)
     if name is None:
         raise LockError(

@@ -26,7 +26,6 @@ from wain.lockformats import (
 )
 from wain.project_requirements import ProjectRequirements, lock_notes, project_requirements
 from wain.requirements import refuse_unhashed
-from wain.resolve import ResolutionInput, resolve
 from wain.settings import IndexSettings, WainSettings, index_settings, normalize_name, read_pyproject
 from wain.store import Store, recipe_key
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from wain.oci import JSON
     from wain.platforms import Target
     from wain.requirements import Requirements
+    from wain.resolve import ResolutionInput
     from wain.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -177,6 +177,8 @@ def make_lock(
     if needed.requirements is not None and needed.requirements.is_locked:
         lock = lock_of_requirements(needed.requirements, targets=targets, indexes=indexes)
     else:
+        from wain.resolve import resolve
+
         lock = resolve(
             _resolution_input(project, needed, extras, groups),
             targets,
@@ -331,6 +333,8 @@ def _lock_file(
 def _resolution_input(
     project: Path, needed: ProjectRequirements, extras: tuple[str, ...], groups: tuple[str, ...]
 ) -> ResolutionInput:
+    from wain.resolve import ResolutionInput
+
     if needed.requirements is not None:
         return ResolutionInput(
             folder=project.absolute(),
@@ -365,6 +369,8 @@ def _resolved(
     key = _resolution_key(project, needed, targets, extras, groups, settings)
     if not refresh and (lock := _remembered(store, key, project)) is not None:
         return lock
+    from wain.resolve import resolve
+
     lock = resolve(
         _resolution_input(project, needed, extras, groups),
         targets,

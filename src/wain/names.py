@@ -6,6 +6,7 @@ Source: the distribution project's reference grammar, as docker's clients normal
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
+SUITES: Mapping[str, str] = {"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie"}
+"""Of the built-in bases: Python minor version -> the suite in `debian:SUITE` whose python3 it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
