@@ -102,6 +102,7 @@ def build(
     base_name: str = "",
     leave_out: Sequence[Path] = (),
     labels: Mapping[str, str] | None = None,
+    made: Callable[[Layer], None] = lambda layer: None,
 ) -> Built:
     """The image of a project for one platform.
 
@@ -114,6 +115,7 @@ def build(
     :param estimates: whether to find out what bytecode would add and save, which takes about a second the first time.
     :param base_name: what the annotation names the base by.
     :param leave_out: paths that never go in: the build's outputs.
+    :param made: is called with each of the wheels' layers that had to be made, as soon as it is; from any thread.
     :raises ImageError: when base and wheels have more layers than runtimes take.
     :raises ProjectError: when the project has no entry point or unreadable files.
     :raises WheelError: when a wheel is malformed.
@@ -121,7 +123,7 @@ def build(
     entrypoint = entry_point(project, settings.entrypoint or ())
     user = find_user(facts, settings.user or DEFAULT_USER)
     scheme = Scheme.venv(f"/{VENV}", facts.python.short)
-    maker = _Maker(scheme, store, open_wheels, reuse)
+    maker = _Maker(scheme, store, open_wheels, reuse, made)
     dependencies = _dependencies(maker, wheels, _budget(base, settings), shares_pure=shares_pure)
     files = list(project_files(project.path, include=settings.include, leave_out=leave_out))
     time = source_time(project, files)
@@ -291,8 +293,11 @@ class _Maker:
         store: Store,
         open_wheels: Callable[[Sequence[WheelInput]], Sequence[Wheel]],
         reuse: Reuse | None,
+        made: Callable[[Layer], None] = lambda layer: None,
     ) -> None:
         self._scheme = scheme
+        self._made = made
+        self._opened: dict[Digest, Wheel] = {}
         self._store = store
         self._open_wheels = open_wheels
         self._reuse = reuse
@@ -319,7 +324,9 @@ class _Maker:
             return tuple(tuple(Digest(str(text)) for text in cluster) for cluster in clusters)  # type: ignore[union-attr]
         if self._reuse is not None and (known := self._reuse.clusters(digests)) is not None:
             return known
-        found = colliding(self._open_wheels(wheels), self._scheme) if wheels else ()
+        opened = self._open_wheels(wheels) if wheels else ()
+        found = colliding(opened, self._scheme)
+        self._opened = {wheel.digest: wheel for wheel in opened}
         made = tuple(tuple(wheel.digest for wheel in cluster) for cluster in found if len(cluster) > 1)
         self._store.put_memo("together", key, {"together": [[*cluster] for cluster in made]})
         return made
@@ -348,10 +355,21 @@ class _Maker:
             return LayerRow(what=what, layer=layer, state="cached", names=names)
         if self._reuse is not None and (layer := self._reuse.find(key)) is not None:
             return LayerRow(what=what, layer=layer, state="in registry", names=names)
-        layer = wheel_layer(self._open_wheels(share), self._scheme, store=self._store, mtime=mtime)
+        layer = wheel_layer(self._open(share), self._scheme, store=self._store, mtime=mtime)
+        self._check(layer)
+        return LayerRow(what=what, layer=layer, state="new", names=names)
+
+    def _open(self, share: Sequence[WheelInput]) -> list[Wheel]:
+        """The wheels of a share; those that are open since their paths were compared are given once, and forgotten."""
+        closed = [wheel for wheel in share if wheel.digest not in self._opened]
+        opened = {wheel.digest: wheel for wheel in self._open_wheels(closed)} if closed else {}
+        return [opened.get(wheel.digest) or self._opened.pop(wheel.digest) for wheel in share]
+
+    def _check(self, layer: Layer) -> None:
+        """A layer that was made: compared with what sources say of it, then given away."""
         if self._reuse is not None:
             self._reuse.check(layer)
-        return LayerRow(what=what, layer=layer, state="new", names=names)
+        self._made(layer)
 
     def estimate(self, wheels: Sequence[WheelInput], sources: Mapping[str, bytes]) -> StartEstimate | None:
         """What bytecode of these wheels would add and save; None where they are not on this machine."""
@@ -411,8 +429,8 @@ class _Maker:
                     compiler = compiler or stack.enter_context(compiler_for(facts, base, self._store))
                     plan = plan_install(self._open_wheels(share), self._scheme)
                     found = bytecode_layer(plan, compiler, store=self._store), "new"
-                    if self._reuse is not None:
-                        self._reuse.check(found[0])
+                    if found[0].unpacked_bytes:
+                        self._check(found[0])
                 layer, state = found
                 if layer.unpacked_bytes == 0:
                     bare.update(digests)

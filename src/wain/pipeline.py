@@ -1,12 +1,13 @@
 """From a project's folder to its images: base, lock, wheels, layers, in this order.
 
-Everything that needs the network happens below here; nothing is written but the store, until `deliver`.
+Everything that needs the network happens below here. Until `deliver` nothing is written but the store, and to
+registries layers that no manifest names yet.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from wain.known_layers import earlier_images, locked_facts, reuse_for
 from wain.lock import Lock, Selected
 from wain.locked_wheels import LockedWheels
 from wain.locking import find_lock, lock_for, make_lock, select_for
-from wain.names import ArchiveReference, parse_reference
+from wain.names import ArchiveReference, RegistryReference, parse_reference
 from wain.oci import JSON
 from wain.platforms import Platform, Target
 from wain.project import Project, entry_point, load_project
@@ -32,6 +33,7 @@ from wain.store import recipe_key
 
 if TYPE_CHECKING:
     from wain.bases import BaseFacts
+    from wain.layers import Layer
 
 log = logging.getLogger(__name__)
 
@@ -195,9 +197,43 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
     )
 
 
-def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, ...]:
+class Ahead:
+    """Uploads of layers to the registries among an image's destinations, while the rest of the image is made."""
+
+    def __init__(self, destinations: Sequence[str], workshop: Workshop) -> None:
+        from wain.upload import UploadsAhead
+
+        places = {}
+        for reference in map(parse_reference, destinations):
+            if isinstance(reference, RegistryReference):
+                places[reference.registry, reference.repository] = reference
+        self._uploads = [
+            UploadsAhead(place, access=workshop.access, progress=workshop.progress) for place in places.values()
+        ]
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for uploads in self._uploads:
+            uploads.stop()
+
+    def send(self, layer: Layer) -> None:
+        """Takes a layer that the image will have."""
+        for uploads in self._uploads:
+            uploads.send(layer)
+
+    def finish(self) -> dict[Digest, str]:
+        """Waits for what was taken; what became of it: `uploaded`, `mounted` or `present`."""
+        return {digest: became for uploads in self._uploads for digest, became in uploads.finish().items()}
+
+
+def carry_out(
+    plan: Plan, request: Request, workshop: Workshop, *, made: Callable[[Layer], None] = lambda layer: None
+) -> tuple[Built, ...]:
     """Build the image of each platform of a plan; wheels are downloaded where no layer is known for them.
 
+    :param made: is called with each of the wheels' layers that had to be made, as soon as it is; from any thread.
     :raises WainError: of every kind that a wheel, an index or a project can have.
     """
     results = []
@@ -223,6 +259,7 @@ def carry_out(plan: Plan, request: Request, workshop: Workshop) -> tuple[Built, 
                 base_name=plan.base.name,
                 leave_out=request.leave_out,
                 labels=request.labels,
+                made=made,
             )
         )
         if request.tells:
@@ -252,8 +289,17 @@ class Delivery:
     """Of blobs that went to registries: `uploaded`, `mounted` or `present`."""
 
 
-def deliver(image: Image | Index, destinations: Sequence[str], names: Sequence[str], workshop: Workshop) -> Delivery:
+def deliver(
+    image: Image | Index,
+    destinations: Sequence[str],
+    names: Sequence[str],
+    workshop: Workshop,
+    *,
+    ahead: Ahead | None = None,
+) -> Delivery:
     """Put an image where it should go.
+
+    :param ahead: what was uploaded while it was made.
 
     :raises WainError: of every kind that a registry, a daemon or a disk can have.
     """
@@ -261,6 +307,7 @@ def deliver(image: Image | Index, destinations: Sequence[str], names: Sequence[s
 
     unchanged = set()
     blobs: dict[Digest, str] = {}
+    sent = ahead.finish() if ahead is not None else {}
     for destination in destinations:
         reference = parse_reference(destination)
         path = reference.path.absolute() if isinstance(reference, ArchiveReference) else None
@@ -272,7 +319,7 @@ def deliver(image: Image | Index, destinations: Sequence[str], names: Sequence[s
         write_image(image, reference, names=names, access=workshop.access, progress=workshop.progress, outcome=blobs)
         if path is not None and (state := _file_state(path)) is not None:
             workshop.store.put_memo("archive", key, state)
-    return Delivery(unchanged=frozenset(unchanged), blobs=blobs)
+    return Delivery(unchanged=frozenset(unchanged), blobs={**blobs, **sent})
 
 
 def _file_state(path: Path) -> dict[str, JSON] | None:

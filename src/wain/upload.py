@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import queue
 import re
 import threading
 from collections.abc import Mapping
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from wain.content import Progress, blob_name
-from wain.distribution import Session, pull_scope, push_scope
-from wain.errors import AuthError, HashMismatch, NotFound, TransferError
+from wain.distribution import Access, Session, pull_scope, push_scope
+from wain.errors import AuthError, HashMismatch, NotFound, TransferError, WainError
 from wain.image import Blob
 from wain.layers import Layer
 from wain.transport import Body, Response, is_loopback, redact_url, resolve_url
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from wain.digest import Digest
+    from wain.names import RegistryReference
 
 log = logging.getLogger(__name__)
 
 DEFAULT_CHUNK_BYTES = 64 << 20
 _MAX_CHUNK_BYTES = 5 << 30
+_AHEAD_THREADS = 2
 _MAY_PASS = frozenset((404, 408, 416, 425, 429))
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -247,6 +250,68 @@ class Uploads:
         if again is None:
             raise TransferError("the upload is out of step", hint="Run it again.", status=416)
         return again, start
+
+
+class UploadsAhead:
+    """Uploads into one repository that go on while the rest of an image is made, in threads of their own.
+
+    No manifest names the blobs yet, so no reader sees them. What fails is not told here: whoever writes the image asks
+    for each of its blobs, uploads what is missing, and tells.
+    """
+
+    def __init__(self, reference: RegistryReference, *, access: Access, progress: Progress | None = None) -> None:
+        self._uploads = Uploads(
+            access.session(reference.registry),
+            reference.registry,
+            reference.repository,
+            chunk_bytes=None,
+            progress=progress or (lambda what, done, total: None),
+        )
+        self._jobs = access.jobs
+        self._queue: queue.SimpleQueue[Layer | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._outcome: dict[Digest, str] = {}
+        self._lock = threading.Lock()
+
+    def send(self, layer: Layer) -> None:
+        """Takes a layer that the image will have."""
+        self._queue.put(layer)
+        with self._lock:
+            if len(self._threads) < _AHEAD_THREADS:
+                self._start()
+
+    def finish(self) -> Mapping[Digest, str]:
+        """Waits for what was taken; what became of each that is there now, as `Uploads.ensure` says it."""
+        with self._lock:
+            while self._threads and len(self._threads) < min(self._jobs, _AHEAD_THREADS + self._queue.qsize()):
+                self._start()
+        self._end()
+        for thread in self._threads:
+            thread.join()
+        return self._outcome
+
+    def stop(self) -> None:
+        """Ends the uploads soon, and waits for none."""
+        self._uploads.stop()
+        self._end()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"wain-ahead-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _end(self) -> None:
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def _work(self) -> None:
+        while (layer := self._queue.get()) is not None:
+            try:
+                self._outcome[layer.digest] = self._uploads.ensure(layer)
+            except WainError as error:
+                # A registry that fails is not pressed: the push tries once more, and tells.
+                self._uploads.stop()
+                log.info("%s is not uploaded ahead: %s", layer.digest, error.message)
 
 
 class _ChunksRefused(TransferError):

@@ -225,9 +225,10 @@ def test_bytes_that_are_not_those_promised_are_refused(wain: Wain) -> None:
 
 
 def test_no_mirror_is_known(wain: Wain, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wain import base_choice, debian
+    from wain import debian, debian_archive
 
-    monkeypatch.setattr(base_choice, "debian_mirrors", lambda urls=(): debian.debian_mirrors(urls, apt=wain.folder))
+    find = debian.debian_mirrors
+    monkeypatch.setattr(debian_archive, "debian_mirrors", lambda urls=(): find(urls, apt=wain.folder))
     wain("build", str(wain.project), "--base", "debian:trixie", "--index-url", wain.index.simple, code=16)
     assert "debian-mirrors" in wain.err
 

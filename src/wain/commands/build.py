@@ -103,15 +103,16 @@ class _Made(NamedTuple):
 
 def _make(args: argparse.Namespace, request: Request, given: Sequence[str], workshop: Workshop) -> _Made:
     from wain.image import Index
-    from wain.pipeline import carry_out, deliver, plan
+    from wain.pipeline import Ahead, carry_out, deliver, plan
 
     decided = plan(request, workshop)
     names: list[str] = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
     destinations = given or _default_destinations(decided)
-    built = carry_out(decided, request, workshop)
-    image = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
-    before = _before(args, decided, workshop) if args.explain or args.against else None
-    delivery = deliver(image, destinations, names, workshop)
+    with Ahead(destinations, workshop) as ahead:
+        built = carry_out(decided, request, workshop, made=ahead.send)
+        image = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
+        before = _before(args, decided, workshop) if args.explain or args.against else None
+        delivery = deliver(image, destinations, names, workshop, ahead=ahead)
     return _Made(built, image, before, delivery, names, destinations)
 
 
