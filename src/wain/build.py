@@ -26,7 +26,7 @@ from wain.image import Image, check_image
 from wain.install import Scheme, colliding, plan_install
 from wain.layers import Layer, files_layer, remembered_layer, wheel_layer, wheel_layer_key
 from wain.oci import JSON
-from wain.project import APP, Project, entry_point, file_entries, own_sources, source_time
+from wain.project import APP, Project, entry_point, own_sources, project_layer, source_time
 from wain.reuse import WHEELS_LABEL, KnownWheels, Reuse
 from wain.settings import WainSettings
 from wain.store import Store, recipe_key
@@ -136,12 +136,8 @@ def build(
     if project_wheel is not None:
         project_row = maker.row([project_wheel], mtime=max(time, ZIP_EPOCH))
     else:
-        layer = files_layer(
-            file_entries(files, mtime=time),
-            store=store,
-            created_by=f"wain: {project.name}, {len(files)} files in /{APP}",
-        )
-        project_row = LayerRow(what=f"{project.name} in /{APP}", layer=layer, state="new")
+        layer, is_known = project_layer(project, files, mtime=time, store=store)
+        project_row = LayerRow(what=f"{project.name} in /{APP}", layer=layer, state="cached" if is_known else "new")
     if compiles:
         dependencies = _with_bytecode(maker, dependencies, wheels, facts, base)
     rows = [

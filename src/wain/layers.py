@@ -157,6 +157,22 @@ def remembered_layer(key: Digest, *, store: Store, created_by: str = "") -> Laye
     )
 
 
+def remember_layer(key: Digest, layer: Layer, *, store: Store) -> None:
+    """Makes the store remember a layer that it has under a recipe key, for `remembered_layer`."""
+    store.put_memo(
+        _MEMO,
+        key,
+        {
+            "digest": layer.digest,
+            "diff_id": layer.diff_id,
+            "size_bytes": layer.size_bytes,
+            "unpacked_bytes": layer.unpacked_bytes or 0,
+            "created_by": layer.created_by,
+        },
+        [layer.digest],
+    )
+
+
 def wheel_layer(
     wheels: Sequence[Wheel],
     scheme: Scheme,
@@ -183,29 +199,17 @@ def wheel_layer(
     plan, spliced = _spliced(wheels, scheme, store, folders or {}, mtime, threads)
     for collision in plan.collisions:
         log.warning("%s", collision)
-    created_by = describe(plan.wheels)
-    unpacked_bytes = plan.unpacked_bytes
-    store.put_memo(
-        _MEMO,
-        key,
-        {
-            "digest": spliced.digest,
-            "diff_id": spliced.diff_id,
-            "size_bytes": spliced.size_bytes,
-            "unpacked_bytes": unpacked_bytes,
-            "created_by": created_by,
-        },
-        [spliced.digest],
-    )
-    return stored_layer(
+    layer = stored_layer(
         spliced.digest,
         diff_id=spliced.diff_id,
         size_bytes=spliced.size_bytes,
         store=store,
-        unpacked_bytes=unpacked_bytes,
-        created_by=created_by,
+        unpacked_bytes=plan.unpacked_bytes,
+        created_by=describe(plan.wheels),
         annotations={RECIPE_KEY: key},
     )
+    remember_layer(key, layer, store=store)
+    return layer
 
 
 def describe(wheels: Sequence[Wheel]) -> str:

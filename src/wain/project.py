@@ -8,23 +8,30 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from wain.digest import Digest
 from wain.errors import ProjectError
 from wain.ignore import Found
-from wain.layers import Entry
+from wain.layers import Entry, Layer, files_layer, remember_layer, remembered_layer
+from wain.oci import JSON
 from wain.platforms import parse_python_minor
 from wain.project_requirements import asks_back_end
 from wain.settings import normalize_name, read_pyproject
+from wain.store import Store, recipe_key
 
 APP = "app"
 """Where a project's files stand in the image, without the leading slash."""
 
 
 _MAX_OWN_MODULES = 2000
+_REMEMBERED_BYTES = 4 << 20
+"""Layers of fewer bytes are made in the time that asking whether they are there takes."""
+_RACY_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +233,39 @@ def file_entries(files: Sequence[Found], *, mtime: int, below: str = APP) -> lis
 
 def _opener(path: Path) -> Callable[[], BinaryIO]:
     return lambda: path.open("rb")
+
+
+def project_layer(project: Project, files: Sequence[Found], *, mtime: int, store: Store) -> tuple[Layer, bool]:
+    """The layer of a project's files, and whether it is the one that was made before: no file has changed since.
+
+    What has changed is told as git's index tells it, by inode, size and times. Files that changed within two seconds
+    before the look at them may change again within one tick of the file system's clock: a layer with such a file is
+    not remembered.
+
+    :raises ProjectError: as `file_entries` does.
+    """
+    began = time.time_ns()
+    created_by = f"wain: {project.name}, {len(files)} files in /{APP}"
+    key = None
+    if sum(found.stat.st_size for found in files) >= _REMEMBERED_BYTES:
+        key = _state_key(project, files, mtime)
+        if (known := remembered_layer(key, store=store, created_by=created_by)) is not None:
+            return replace(known, annotations={}), True
+    layer = files_layer(file_entries(files, mtime=mtime), store=store, created_by=created_by)
+    newest = max((max(found.stat.st_mtime_ns, found.stat.st_ctime_ns) for found in files), default=0)
+    if key is not None and newest < began - _RACY_NS:
+        remember_layer(key, layer, store=store)
+    return layer, False
+
+
+def _state_key(project: Project, files: Sequence[Found], mtime: int) -> Digest:
+    states: list[JSON] = []
+    for found in files:
+        of = found.stat
+        # A folder's times and size change with what is in it, and are not in the layer.
+        more = () if stat.S_ISDIR(of.st_mode) else (of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino, of.st_dev)
+        states.append([found.path, of.st_mode, *more])
+    return recipe_key({"recipe": "project/1", "folder": str(project.path.absolute()), "mtime": mtime, "files": states})
 
 
 def own_sources(project: Project, entrypoint: Sequence[str]) -> dict[str, bytes]:

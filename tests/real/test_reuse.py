@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,38 @@ def test_a_fresh_machine_asks_no_index(wain: Wain, index_front: IndexFront, regi
     assert not [request for request in asked if request.method == "PATCH" and "/uploads/" in request.path][3:]
     blobs = fresh.store / "blobs-v1"
     assert sum(path.stat().st_size for path in blobs.rglob("*") if path.is_file()) < 200_000
+
+
+def test_one_bump_from_an_earlier_image_is_one_wheel_and_one_layer(
+    wain: Wain, index_front: IndexFront, registry: Registry, tmp_path: Path
+) -> None:
+    """The lock names no layers; the image before is all that the fresh machine has."""
+    project = tmp_path / "bump"
+    project.mkdir()
+    (project / "app.py").write_text("print('hello')\n")
+    first, fresh = Wain(store=tmp_path / "first", env=wain.env), Wain(store=tmp_path / "fresh", env=wain.env)
+    name = f"{registry.host}/bump"
+    newest = _locked_version(first, project, "pandas\nscikit-learn\nflask\n", "pandas")
+    _locked_version(first, project, f"pandas<{newest}\nscikit-learn\nflask\n", "pandas")
+    first("build", project, "-t", f"{name}:1", "--push")
+    before = registry.blobs()
+    (project / "requirements.txt").write_text("pandas\nscikit-learn\nflask\n")
+    fresh("lock", project, "--upgrade", "pandas")
+    mark = index_front.mark()
+    fresh("build", project, "-t", f"{name}:2", "--push", "--cache-from", f"{name}:1")
+    assert [Path(request.path).name.split("-")[0] for request in index_front.requests(mark)] == ["pandas"]
+    uploaded = sorted(size for digest, size in registry.blobs().items() if digest not in before)
+    assert uploaded[-1] > 5_000_000
+    assert sum(uploaded[:-1]) < 60_000, "beside the one layer only config, manifest, and what is as small"
+
+
+def _locked_version(wain: Wain, project: Path, requirements: str, name: str) -> str:
+    """Locks a project for these requirements; the version of one of them."""
+    (project / "requirements.txt").write_text(requirements)
+    (project / "pylock.toml").unlink(missing_ok=True)
+    wain("lock", project)
+    lock = tomllib.loads((project / "pylock.toml").read_text())
+    return next(str(package["version"]) for package in lock["packages"] if package["name"] == name)
 
 
 def test_one_line_of_source_uploads_only_the_project(

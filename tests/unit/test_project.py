@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from wain.errors import ProjectError
 from wain.ignore import project_files
-from wain.project import entry_point, file_entries, load_project, source_time
+from wain.layers import Layer
+from wain.project import Project, entry_point, file_entries, load_project, project_layer, source_time
+from wain.store import Store
 
 
 def _write(root: Path, **files: str) -> Path:
@@ -158,3 +161,86 @@ def test_a_socket_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         server.bind("s")
         with pytest.raises(ProjectError, match="no file, folder or link"):
             file_entries(list(project_files(tmp_path)), mtime=0)
+
+
+@pytest.fixture
+def heavy(tmp_path: Path) -> Project:
+    """A project with a file that is worth remembering."""
+    root = tmp_path / "heavy"
+    root.mkdir()
+    _write(root, requirements_txt="", app_py="print(1)\n")
+    (root / "model.bin").write_bytes(bytes(5 << 20))
+    (root / "link").symlink_to("model.bin")
+    (root / "folder").mkdir()
+    return load_project(root)
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock stands where the files were written long ago."""
+    real = time.time_ns
+    monkeypatch.setattr("wain.project.time.time_ns", lambda: real() + 60_000_000_000)
+
+
+def _layer(project: Project, store: Store) -> tuple[Layer, bool]:
+    return project_layer(project, list(project_files(project.path)), mtime=7, store=store)
+
+
+@pytest.mark.usefixtures("later")
+def test_files_that_have_not_changed_are_not_read_again(
+    heavy: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(tmp_path / "store") as store:
+        first, known = _layer(heavy, store)
+        assert not known
+        with monkeypatch.context() as patch:
+            patch.setattr("wain.project.file_entries", None)
+            second, known = _layer(heavy, store)
+        assert known
+        assert second == first
+        assert second.annotations == first.annotations == {}
+        (heavy.path / "folder/new").touch()
+        (heavy.path / "folder/new").unlink()
+        assert _layer(heavy, store)[1], "a folder's own times are not in the layer"
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("change", ["content", "mode", "link", "new", "gone", "renamed"])
+def test_any_change_makes_the_projects_layer_anew(heavy: Project, tmp_path: Path, change: str) -> None:
+    model, app = heavy.path / "model.bin", heavy.path / "app.py"
+    with Store.open(tmp_path / "store") as store:
+        first, _ = _layer(heavy, store)
+        if change == "content":
+            # The same size and the same mtime, as some tools leave them.
+            before = app.stat()
+            app.write_text("print(2)\n")
+            os.utime(app, ns=(before.st_atime_ns, before.st_mtime_ns))
+        elif change == "mode":
+            app.chmod(0o755)
+        elif change == "link":
+            (heavy.path / "link").unlink()
+            (heavy.path / "link").symlink_to("other.bin")
+        elif change == "new":
+            (heavy.path / "new").touch()
+        elif change == "gone":
+            app.unlink()
+        else:
+            model.rename(heavy.path / "other.bin")
+        second, known = _layer(heavy, store)
+        assert not known
+        assert second.digest != first.digest
+        with Store.open(tmp_path / "fresh") as fresh:
+            assert _layer(heavy, fresh)[0] == second
+
+
+def test_files_that_have_just_changed_are_not_remembered(heavy: Project, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store:
+        assert [_layer(heavy, store)[1] for _ in range(2)] == [False, False]
+
+
+@pytest.mark.usefixtures("later")
+def test_a_layer_that_the_store_lost_is_made_again(heavy: Project, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store:
+        first, _ = _layer(heavy, store)
+        store.drop(first.digest)
+        assert _layer(heavy, store) == (first, False)
