@@ -22,7 +22,7 @@ import pytest
 
 from benchmarks import micro, report
 from benchmarks.builders import Place, open_place
-from benchmarks.builds import Builds, full_turns, short_turns
+from benchmarks.builds import Builds, full_turns, large_turns, short_turns
 from benchmarks.results import Results, load_average, version_of
 from benchmarks.scenarios import DATA, ML, MONSTER, OTHERS, WEB, resolve
 from tests.real.machines.index_front import serve_index_front
@@ -30,6 +30,8 @@ from tests.real.machines.places import remove_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("startup", "store", "unchanged", "install", "audit", "splice", "sizes", "example", "builds")
+BY_NAME = ("large",)
+"""Parts that run only where they are named."""
 SHORT_SECONDS = 840
 """When the short form begins no further repetition."""
 _clock = {"began": time.monotonic()}
@@ -131,9 +133,11 @@ def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
             run.carry_out(turn)
             took[name] = time.monotonic() - began
             say(f"{name}: this turn took {took[name]:.0f} s")
-        profiles = {scenario.name: run.profile(scenario) for scenario in ((DATA, ML) if full else (DATA,))}
+        profiles: dict[str, object] = {}
+        for scenario in (DATA, ML) if full else (DATA,):
+            profiles |= run.profile(scenario)
         return {
-            "profiles": {name: found for name, found in profiles.items() if found},
+            "profiles": profiles,
             "scenarios": run.scenarios,
             "cells": run.cells,
             "failures": run.failures,
@@ -141,6 +145,16 @@ def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
             "load_before": load,
             "load_after": load_average(),
         }
+
+
+def large(folder: Path, *, full: bool) -> Mapping[str, Any]:
+    """The scenarios of several GB, by wain alone: what they need of memory and bytes."""
+    load = load_average()
+    with open_place(folder / "place") as place:
+        run = Builds(place, say)
+        for turn in large_turns():
+            run.carry_out(turn)
+        return {"scenarios": run.scenarios, "cells": run.cells, "failures": run.failures, "load_before": load}
 
 
 def _versions(place: Place) -> dict[str, str]:
@@ -155,7 +169,7 @@ def _versions(place: Place) -> dict[str, str]:
 
 _RUNS: Mapping[str, Callable[..., Mapping[str, Any]]] = {
     "startup": startup, "store": store, "unchanged": unchanged, "install": install, "audit": audit,
-    "splice": splice, "sizes": sizes, "example": example, "builds": builds,
+    "splice": splice, "sizes": sizes, "example": example, "builds": builds, "large": large,
 }  # fmt: skip
 
 
@@ -164,11 +178,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; `report` only writes")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join((*PARTS, *BY_NAME))}; `report` only writes"
+    )
     parser.add_argument("--resume", action="store_true", help="leave out parts that were measured in the last day")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the document goes (default: docs)")
     args = parser.parse_args()
-    if unknown := set(args.parts) - {*PARTS, "report"}:
+    if unknown := set(args.parts) - {*PARTS, *BY_NAME, "report"}:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     # So that what was started ends, and folders are removed, also where somebody ends this.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -177,7 +193,7 @@ def main() -> int:
     args.docs.mkdir(parents=True, exist_ok=True)
     results = Results.open(args.docs / "benchmarks.json")
     failed = []
-    if not args.parts or "builds" in args.parts:
+    if not args.parts or {"builds", *BY_NAME} & set(args.parts):
         set_up()
     whole = _clock["began"] = time.monotonic()
     for part in args.parts or PARTS:

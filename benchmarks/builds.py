@@ -252,6 +252,13 @@ def full_turns(*, rounds: int = 5, large_rounds: int = 1) -> list[Turn]:
     ]
 
 
+def large_turns() -> list[Turn]:
+    """The large scenarios by wain alone."""
+    from benchmarks.scenarios import ALL
+
+    return [_turn(scenario, {every.WAIN: STEPS}) for scenario in ALL if scenario.is_large]
+
+
 def _turn(scenario: Scenario, steps: Mapping[Builder, tuple[str, ...]], *, starts: int = 0) -> Turn:
     return Turn(scenario=scenario, builders={item.name: kinds for item, kinds in steps.items()}, starts=starts)
 
@@ -304,13 +311,15 @@ class Builds:
             for step, record in found.items():
                 cells.setdefault(step, {}).setdefault(name, []).append({**record, "round": number})
 
-    def profile(self, scenario: Scenario) -> dict[str, object] | None:
-        """Where the seconds of one of wain's cold builds go; None where that cannot be had, which is told."""
+    def profile(self, scenario: Scenario) -> dict[str, object]:
+        """Where the seconds of two of wain's builds go, a cold one and one with a line of source more, by their names;
+        empty where that cannot be had, which is told.
+        """
         from benchmarks import micro
 
         prepared = self.prepared(scenario)
         if prepared is None:
-            return None
+            return {}
         project = prepared.copy(every.WAIN, "before")
         tag = f"{self.place.registry.host}/bench/profile-{scenario.name}:1"
         job = Job(place=self.place, project=project, base=prepared.base, tag=tag)
@@ -318,10 +327,16 @@ class Builds:
             every.WAIN.forget(job)
             every.WAIN.ready(job)
             store = every.store_folder(self.place, every.WAIN.name)
-            return micro.profile(self.place.front, prepared.base, project, tag, store)
+            found: dict[str, object] = {}
+            for step in ("cold", "source"):
+                if step == "source":
+                    with (project / "app.py").open("a") as stream:
+                        stream.write("# one line more\n")
+                found[f"{scenario.name}, {step}"] = micro.profile(self.place.front, prepared.base, project, tag, store)
+            return found
         except Exception as error:
             self._failed(f"{scenario.name}, profile: {error}")
-            return None
+            return {}
 
     def _failed(self, text: str) -> None:
         # The document keeps what and why; commands and their folders are on the screen.

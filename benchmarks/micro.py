@@ -230,13 +230,13 @@ def download(pins: Sequence[str], front: IndexFront, python: str, folder: Path) 
 
 
 def profile(front: IndexFront, base: str, project: Path, tag: str, store: Path) -> dict[str, object]:
-    """Where a cold build's seconds go: cumulative, by what the main thread does or waits for."""
+    """Where a build's seconds go: cumulative, by what the main thread does or waits for."""
     stages = {
         "imports": ("_find_and_load",),
-        "base and its facts": ("_bases", "base_facts"),
+        "base and its facts": ("bases_for", "base_facts"),
         "lock": ("lock_for", "select_for"),
         "downloads": ("fetch_selected",),
-        "wheels to layers": ("wheel_layer",),
+        "wheels to layers": ("rows",),
         "paths that wheels share": ("colliding",),
         "native libraries": ("missing_libraries",),
         "project's and environment's layers": ("files_layer", "file_entries"),

@@ -100,7 +100,7 @@ def text_of(document: Document) -> str:
     if builds := parts.get("builds"):
         for name, cells in builds.get("cells", {}).items():
             blocks += _scenario(name, builds.get("scenarios", {}).get(name, {}), cells)
-    blocks += [*_splice(parts), *_sizes(parts), *_small(parts), *_audit(parts), *_profile(parts)]
+    blocks += [*_large(parts), *_splice(parts), *_sizes(parts), *_small(parts), *_audit(parts), *_profile(parts)]
     blocks.append(_UNFAIR)
     blocks += _failures(parts)
     return "\n\n".join(blocks) + "\n"
@@ -182,6 +182,11 @@ def goals(document: Document) -> Iterator[tuple[str, str, str, bool]]:
         for key, what in (("anonymous_bytes", _short(splice["wheel"])), ("anonymous_bytes_700", "a wheel of 700 MB")):
             size = splice[key] / 2**20
             yield f"anonymous memory, {what}", "at most 250 MiB", f"{size:.0f} MiB", size <= 250
+    for scenario, steps in parts.get("large", {}).get("cells", {}).items():
+        found = median(steps.get("cold", {}).get("wain", ()), "anonymous_bytes")
+        if found is not None:
+            size = found / 2**20
+            yield f"anonymous memory, {scenario}, whole cold build", "at most 250 MiB", f"{size:.0f} MiB", size <= 250
     most = [median(steps.get("cold", {}).get("wain", ()), "anonymous_bytes") for steps in cells.values()]
     if known := [value for value in most if value is not None]:
         yield (
@@ -311,6 +316,41 @@ def _shown(value: float | None, unit: float, places: int) -> str:
     return "" if value is None else f"{value / unit:,.{places}f}"
 
 
+def _large(parts: Mapping[str, Any]) -> Iterator[str]:
+    if not (found := parts.get("large")):
+        return
+    yield "## Large images, by wain alone"
+    yield (
+        "The other builders take hours for these and were not run on them; `BENCH=full` runs all. Seconds are of a"
+        f" single round, with a load of {found.get('load_before', 0):.1f} on the machine before; what matters here is"
+        " memory and bytes."
+    )
+    for name, cells in found.get("cells", {}).items():
+        told = found.get("scenarios", {}).get(name, {})
+        rows = {step: records for step in STEPS if (records := cells.get(step, {}).get("wain"))}
+        columns = [column for column in _COLUMNS if any(column[0] in row for each in rows.values() for row in each)]
+        head = ["", "s", "CPU, s", "memory, MiB", *(column[1] for column in columns)]
+        lines = [
+            (
+                f"{name} ({told.get('title', '')}): {told.get('distributions')} distributions on Python"
+                f" {told.get('python')}; the bump is {told.get('bump')}."
+            ),
+            "",
+            f"| {' | '.join(head)} |",
+            "| --- |" + " ---: |" * (len(head) - 1),
+        ]
+        for step, records in rows.items():
+            cell = [
+                STEPS[step].partition(":")[0],
+                _shown(median(records, "seconds"), 1.0, 2),
+                _shown(median(records, "cpu_seconds"), 1.0, 2),
+                _shown(median(records, "anonymous_bytes"), 2**20, 0),
+            ]
+            cell += [_shown(median(records, key), unit, places) for key, _, unit, places in columns]
+            lines.append(f"| {' | '.join(cell)} |")
+        yield "\n".join(lines)
+
+
 def _splice(parts: Mapping[str, Any]) -> Iterator[str]:
     if not (found := parts.get("splice")):
         return
@@ -397,14 +437,14 @@ def _audit(parts: Mapping[str, Any]) -> Iterator[str]:
 def _profile(parts: Mapping[str, Any]) -> Iterator[str]:
     if not (found := parts.get("builds", {}).get("profiles")):
         return
-    yield "## Where a cold build's time goes"
+    yield "## Where a build's time goes"
     for name, told in found.items():
         whole = told["seconds"]
         rest = whole - sum(told["stages"].values())
         lines = [
             (
                 f"{name}, {whole:.2f} s under a profiler, which slows Python's own work; what the main thread did or"
-                " waited for (threads inflate and transfer meanwhile; stages that contain each other count in both):"
+                " waited for (threads inflate and transfer meanwhile; modules that a stage imports count in both):"
             ),
             "",
             "| | seconds | share |",

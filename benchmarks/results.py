@@ -100,7 +100,8 @@ def ratios(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, fl
 def numbers(document: Document) -> Iterator[tuple[str, float]]:
     """Every number that may be compared between runs, by a name that stays; medians of rounds. Less is better."""
     parts = document.get("parts", {})
-    for scenario, steps in parts.get("builds", {}).get("cells", {}).items():
+    measured = {**parts.get("large", {}).get("cells", {}), **parts.get("builds", {}).get("cells", {})}
+    for scenario, steps in measured.items():
         for step, builders in steps.items():
             for builder, records in builders.items():
                 if not builder.startswith("wain"):

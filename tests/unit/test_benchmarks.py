@@ -43,6 +43,11 @@ def _document() -> Document:
                 "scenarios": {"data": {"title": "some", "distributions": 25, "python": "3.13", "bump": "a 1 -> 2"}},
                 "cells": {"data": cells},
             },
+            "large": {
+                "load_before": 0.5,
+                "scenarios": {"gpu": {"title": "big", "distributions": 60, "python": "3.11", "bump": "b 1 -> 2"}},
+                "cells": {"gpu": {"cold": {"wain": [_record(1, 9.0)]}, "fresh": {"wain": [_record(1, 0.5)]}}},
+            },
             "startup": {"seconds": {"wain --version": [0.1, 0.12, 0.11]}},
             "sizes": {"layers": [{"wheel": "a-1-py3-none-any.whl", "layer_bytes": 105, "gzip_bytes": 100}]},
         },
@@ -58,6 +63,8 @@ def test_the_document_says_what_was_measured(tmp_path: Path) -> None:
     assert "| data, bump, against docker + uv, cache mount | 8 times as fast | 6.0 times | **missed** |" in text
     assert "| 1 layers, sum against gzip -6 | at most 1.01 | 1.0500 | **missed** |" in text
     assert "| data, first answer with --compile, share of without | 0.5 | 0.33 | holds |" in text
+    assert "| cold build | 9.00 | 1.00 | 19 | 9.0 | 7.00 | 50.0 | 6.99 |" in text
+    assert "| anonymous memory, gpu, whole cold build | at most 250 MiB | 19 MiB | holds |" in text
     assert "- data, buildah: it broke" in text
     linked = [line.partition("(")[2].rstrip(")") for line in text.split("\n") if line.startswith("![")]
     assert linked and all((tmp_path / name).is_file() for name in linked)
