@@ -31,6 +31,7 @@ def _document() -> Document:
             uv: [_record(1, 8.0), _record(2, 5.0)],
         },
         "bump": {"wain": [_record(1, 0.5)], uv: [_record(1, 3.0)]},
+        "fresh": {"wain": [_record(1, 0.4, index_requests=0, registry_bytes=9e3)]},
     }
     return {
         "format": 1,
@@ -65,6 +66,7 @@ def test_the_document_says_what_was_measured(tmp_path: Path) -> None:
     assert "| data, first answer with --compile, share of without | 0.5 | 0.33 | holds |" in text
     assert "| cold build | 9.00 | 1.00 | 19 | 9.0 | 7.00 | 50.0 | 6.99 |" in text
     assert "| anonymous memory, gpu, whole cold build | at most 250 MiB | 19 MiB | holds |" in text
+    assert "| 1.5 s, no request to the index, 200 KB up | 0.40 s, 0 requests, 9.0 KB | holds |" in text
     assert "- data, buildah: it broke" in text
     linked = [line.partition("(")[2].rstrip(")") for line in text.split("\n") if line.startswith("![")]
     assert linked and all((tmp_path / name).is_file() for name in linked)
