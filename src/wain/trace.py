@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from wain.dockerfile import Dockerfile, Instruction, Span, Stage
 from wain.errors import DockerfileError
-from wain.installers import CacheUse, Invocation, cache_use, cleaned_folders
+from wain.installers import cache_use, cleaned_folders
+from wain.invocation import CacheUse, Invocation
 from wain.known_images import KnownImage, known_image
 from wain.mounts import Mount, mounts
 from wain.paths import absolute, covers, expand_braces, inside
@@ -577,7 +578,7 @@ class _Effects:
         self.pip_config(call)
 
     def pip_config(self, call: Call) -> None:
-        from wain.installers import pip_call, pip_config_paths
+        from wain.pip_commands import pip_call, pip_config_paths
 
         if "config" not in call.argv:
             return

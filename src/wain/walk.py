@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wain.dockerfile import Span
-from wain.installers import is_pip, is_python
+from wain.invocation import is_pip, is_python
 from wain.paths import absolute
 from wain.shell import (
-    SHELLS,
     TEXT_LIMIT,
     AndOr,
     Assignment,
@@ -30,33 +29,18 @@ from wain.shell import (
     Script,
     Statement,
     Word,
-    is_shell,
+    nested_script,
+    parse_script,
 )
+from wain.wrappers import SWITCHES_USER, WRAPPERS, Inner, Pending, unwrap
 
 _CALL_LIMIT = 5_000
 _NESTING_LIMIT = 12
-_USER_CHANGERS = frozenset({"sudo", "su", "gosu", "su-exec", "runuser"})
-# Wrappers that take options and then a command; the set has the options that take a value.
-_WRAPPERS: dict[str, frozenset[str]] = {
-    "exec": frozenset({"-a"}),
-    "command": frozenset(),
-    "builtin": frozenset(),
-    "nohup": frozenset(),
-    "time": frozenset({"-f", "-o"}),
-    "nice": frozenset({"-n"}),
-    "ionice": frozenset({"-c", "-n"}),
-    "stdbuf": frozenset({"-i", "-o", "-e"}),
-    "unbuffer": frozenset(),
-    "chronic": frozenset(),
-    "setarch": frozenset(),
-    "eatmydata": frozenset(),
-    "fakeroot": frozenset(),
-    "catchsegv": frozenset(),
-    "xargs": frozenset({"-n", "-I", "-i", "-P", "-d", "-L", "-a", "-s", "-E", "--max-args", "--max-procs"}),
-    "retry": frozenset({"-t", "-d"}),
-    "dumb-init": frozenset(),
-    "tini": frozenset(),
-}
+_CHANGE_FOLDER = frozenset({"cd", "pushd"})
+_SET_VARIABLES = frozenset({"export", "declare", "typeset", "readonly", "local"})
+_BUILTINS = _CHANGE_FOLDER | _SET_VARIABLES | {"unset"}
+# Every program that `resolve` does something about.
+_SPECIAL = _BUILTINS | WRAPPERS | {"source", "."}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +250,7 @@ class Walker:
             for assignment in command.assignments:
                 self.assign(assignment)
             if command.redirections:
-                self.emit((), (), command, branch, (), self.share(), self.cwd, self.user)
+                self.emit(self.pending((), (), command, branch, self.share()))
             return
         argv: list[str | None] = []
         words: list[Word | None] = []
@@ -298,7 +282,17 @@ class Walker:
                 self.assign(assignment)
             env = self.env
             self.restore(outer)
-        self.resolve(tuple(argv), tuple(words), command, branch, (), env, self.cwd, self.user)
+        self.resolve(self.pending(tuple(argv), tuple(words), command, branch, env))
+
+    def pending(
+        self,
+        argv: tuple[str | None, ...],
+        words: tuple[Word | None, ...],
+        command: Command,
+        branch: tuple[int, ...],
+        env: dict[str, str | None],
+    ) -> Pending:
+        return Pending(argv=argv, words=words, command=command, branch=branch, env=env, cwd=self.cwd, user=self.user)
 
     def substitution(self, script: Script, branch: tuple[int, ...]) -> None:
         env, cwd = self.share(), self.cwd
@@ -312,13 +306,13 @@ class Walker:
     def builtin(self, argv: tuple[str | None, ...]) -> None:
         """cd, export and the like, which change the state that later commands run in."""
         name = argv[0]
-        if name in {"cd", "pushd"}:
+        if name in _CHANGE_FOLDER:
             targets = [value for value in argv[1:] if value is None or not value.startswith("-")]
             if not targets:
                 self.cwd = self.env.get("HOME")
             else:
                 self.cwd = absolute(targets[0], self.cwd) if targets[0] is not None else None
-        elif name in {"export", "declare", "typeset", "readonly", "local"}:
+        elif name in _SET_VARIABLES:
             for value in argv[1:]:
                 if value is not None and "=" in value and not value.startswith("-"):
                     key, _, text = value.partition("=")
@@ -328,82 +322,38 @@ class Walker:
                 if value is not None and not value.startswith("-"):
                     self.own().pop(value, None)
 
-    def resolve(
-        self,
-        argv: tuple[str | None, ...],
-        words: tuple[Word | None, ...],
-        command: Command,
-        branch: tuple[int, ...],
-        wrappers: tuple[str, ...],
-        env: dict[str, str | None],
-        cwd: str | None,
-        user: str | None,
-    ) -> None:
+    def resolve(self, pending: Pending) -> None:
         """Take wrappers off until a plain command is left."""
         for _ in range(_NESTING_LIMIT):
-            program = (argv[0] or "").rpartition("/")[2] if argv else ""
-            if not argv:
+            if not pending.argv:
                 return
-            index: int | None = None
+            program = pending.program
             if program not in _SPECIAL and program not in self.functions:
                 break
-            if program in {"cd", "pushd", "export", "declare", "typeset", "readonly", "local", "unset"}:
-                if not wrappers:
-                    self.builtin_words(argv, words)
+            if program in _BUILTINS:
+                if not pending.wrappers:
+                    self.builtin_words(pending.argv, pending.words)
                 break
             if program in {"source", "."}:
-                self.activate(argv)
+                self.activate(pending.argv)
                 break
-            if program in self.functions and not wrappers:
-                body = self.functions[program]
+            if program in self.functions and not pending.wrappers:
                 if self.nesting < _NESTING_LIMIT:
                     self.nesting += 1
-                    self.block(body, branch)
+                    self.block(self.functions[program], pending.branch)
                     self.nesting -= 1
                 return
-            if program == "eval" or is_shell(program):
-                if self.nested_shell(program, argv, words, command, branch, wrappers, env, cwd, user):
-                    return
+            behind = unwrap(pending, self.home_of)
+            if behind is None:
                 break
-            if program in {"su", "runuser"} and self.su(argv, words, command, branch, wrappers, env, cwd):
+            if isinstance(behind, Inner):
+                self.nested(behind)
                 return
-            if program == "trap" and len(argv) > 1 and argv[1]:
-                break
-            if program == "sudo":
-                index, env, user = self.sudo(argv, env, user)
-            elif program == "env":
-                index, env = _env(argv, env)
-            elif program in {"gosu", "su-exec", "setpriv", "runuser", "chpst"} and len(argv) > 2:
-                index = 2
-                user = (argv[1] or "").partition(":")[0] if program in {"gosu", "su-exec"} else user
-                home = self.home_of(user) if user else None
-                env = {**env, "HOME": home} if program == "gosu" else env
-            elif program == "timeout":
-                index = _skip_options(argv, frozenset({"-k", "-s", "--signal", "--kill-after"})) + 1
-            elif program == "chroot":
-                return
-            elif program in {"poetry", "pipenv", "pdm", "hatch", "uv", "rye"} and len(argv) > 2 and argv[1] == "run":
-                following = argv[2] or ""
-                inner = following.rpartition("/")[2]
-                if is_pip(inner) or is_python(inner):
-                    index = 2
-            elif program in {"conda", "mamba", "micromamba"} and len(argv) > 2 and "run" in argv[1:3]:
-                start = argv.index("run")
-                index = start + _skip_options(
-                    argv[start:], frozenset({"-n", "--name", "-p", "--prefix", "--cwd", "-r", "--root-prefix"})
-                )
-            elif program in _WRAPPERS:
-                index = _skip_options(argv, _WRAPPERS[program])
-            if index is None:
-                break
-            if index >= len(argv):
-                return
-            wrappers = (*wrappers, program)
-            argv, words = argv[index:], words[index:]
-        self.emit(argv, words, command, branch, wrappers, env, cwd, user)
+            pending = behind
+        self.emit(pending)
 
     def builtin_words(self, argv: tuple[str | None, ...], words: tuple[Word | None, ...]) -> None:
-        if argv[0] in {"export", "declare", "typeset", "readonly", "local"}:
+        if argv[0] in _SET_VARIABLES:
             for word, value in zip(words, argv, strict=False):
                 if value is None and word is not None and word.parts:
                     first = word.parts[0]
@@ -423,181 +373,41 @@ class Walker:
             before = own.get("PATH")
             own["PATH"] = f"{venv}/bin:{before}" if before else f"{venv}/bin"
 
-    def sudo(
-        self, argv: tuple[str | None, ...], env: dict[str, str | None], user: str | None
-    ) -> tuple[int, dict[str, str | None], str | None]:
-        index = 1
-        target = "root"
-        keeps = False
-        sets_home = False
-        while index < len(argv):
-            word = argv[index]
-            if word is None or not word.startswith("-"):
-                if word is not None and "=" in word and not word.startswith(("/", "=")):
-                    key, _, value = word.partition("=")
-                    env = {**env, key: value}
-                    index += 1
-                    continue
-                break
-            index += 1
-            if word == "--":
-                break
-            if word in {"-u", "--user", "-g", "-C", "-h", "-p", "-D"}:
-                if word in {"-u", "--user"}:
-                    target = argv[index] or "" if index < len(argv) else ""
-                index += 1
-            elif word.startswith("--user="):
-                target = word.partition("=")[2]
-            elif word == "--set-home":
-                sets_home = True
-            elif word.startswith("--preserve-env"):
-                keeps = True
-            elif not word.startswith("--"):
-                keeps = keeps or "E" in word
-                sets_home = sets_home or "H" in word or "i" in word
-        kept = (
-            dict(env)
-            if keeps
-            else {
-                key: value
-                for key, value in env.items()
-                if key in {"PATH", "TERM", "LANG", "LC_ALL", "HOME"} or key in _given(argv)
-            }
-        )
-        if not keeps or sets_home:
-            # Debian's sudo sets HOME to the target's unless -E keeps the caller's.
-            kept["HOME"] = self.home_of(target) if target else None
-        return index, kept, target or None
-
-    def su(
-        self,
-        argv: tuple[str | None, ...],
-        words: tuple[Word | None, ...],
-        command: Command,
-        branch: tuple[int, ...],
-        wrappers: tuple[str, ...],
-        env: dict[str, str | None],
-        cwd: str | None,
-    ) -> bool:
-        target = "root"
-        at: int | None = None
-        index = 1
-        while index < len(argv):
-            word = argv[index]
-            if word in {"-c", "--command"}:
-                at = index + 1
-                index += 1
-            elif word in {"-s", "--shell", "-g", "-G"}:
-                index += 1
-            elif word == "-u":
-                target = argv[index + 1] or "" if index + 1 < len(argv) else ""
-                index += 1
-            elif word is not None and not word.startswith("-"):
-                target = word
-            index += 1
-        if at is None or at >= len(argv):
-            return False
-        inner = dict(env)
-        inner["HOME"] = self.home_of(target)
-        self.nested(argv[at], words[at], command, branch, (*wrappers, "su"), inner, cwd, target)
-        return True
-
-    def nested_shell(
-        self,
-        program: str,
-        argv: tuple[str | None, ...],
-        words: tuple[Word | None, ...],
-        command: Command,
-        branch: tuple[int, ...],
-        wrappers: tuple[str, ...],
-        env: dict[str, str | None],
-        cwd: str | None,
-        user: str | None,
-    ) -> bool:
-        if program == "eval":
-            values = argv[1:]
-            if not values or any(value is None for value in values):
-                return False
-            text = " ".join(value for value in values if value is not None)
-            self.nested(
-                text, words[1] if len(words) == 2 else None, command, branch, wrappers, env, cwd, user, shares=True
-            )
-            return True
-        index = 1
-        while index < len(argv):
-            word = argv[index]
-            if word is None or not word.startswith(("-", "+")):
-                return False
-            index += 1
-            joined = not word.startswith("--")
-            if word in {"-O", "--rcfile"} or (joined and word.endswith("o") and "c" not in word):
-                index += 1
-            elif not word.startswith("--") and "c" in word:
-                index += word.endswith("o")
-                while index < len(argv) and (argv[index] or "").startswith("-"):
-                    index += 1
-                if index >= len(argv):
-                    return False
-                self.nested(argv[index], words[index], command, branch, (*wrappers, program), env, cwd, user)
-                return True
-        return False
-
-    def nested(
-        self,
-        text: str | None,
-        word: Word | None,
-        command: Command,
-        branch: tuple[int, ...],
-        wrappers: tuple[str, ...],
-        env: dict[str, str | None],
-        cwd: str | None,
-        user: str | None,
-        *,
-        shares: bool = False,
-    ) -> None:
+    def nested(self, inner: Inner) -> None:
+        """Walk the text that a command runs in a shell."""
+        pending, text = inner.pending, inner.text
         if text is None or self.current is None or self.nesting >= _NESTING_LIMIT:
             return
-        from wain.shell import nested_script, parse_script
-
-        if word is not None:
-            script = nested_script(self.current, word, text)
+        if inner.word is not None:
+            script = nested_script(self.current, inner.word, text)
         else:
-            script = parse_script(text, None, within=command.span)
-        saved = self.share(), self.cwd, self.user
+            script = parse_script(text, None, within=pending.command.span)
+        env, cwd, user = self.share(), self.cwd, self.user
         outer = self.outer_wrappers
-        self.outer_wrappers = (*outer, *(one for one in wrappers if one in _USER_CHANGERS))
+        self.outer_wrappers = (*outer, *(one for one in pending.wrappers if one in SWITCHES_USER))
+        self.restore(pending.env)
+        self.cwd, self.user = pending.cwd, pending.user
+        self.script(script, pending.branch)
+        self.outer_wrappers = outer
+        if inner.shares:
+            env, cwd, user = self.env, self.cwd, pending.user
         self.restore(env)
         self.cwd, self.user = cwd, user
-        self.script(script, branch)
-        self.outer_wrappers = outer
-        if shares:
-            saved = self.env, self.cwd, user
-        self.restore(saved[0])
-        _, self.cwd, self.user = saved
 
-    def emit(
-        self,
-        argv: tuple[str | None, ...],
-        words: tuple[Word | None, ...],
-        command: Command,
-        branch: tuple[int, ...],
-        wrappers: tuple[str, ...],
-        env: dict[str, str | None],
-        cwd: str | None,
-        user: str | None,
-    ) -> None:
-        home = env.get("HOME")
+    def emit(self, pending: Pending) -> None:
+        """Note a call, and what a trap runs at the end."""
+        argv, command = pending.argv, pending.command
         call = Call(
             argv=argv,
-            words=words,
-            env=env,
-            cwd=cwd,
-            user=user,
-            home=home,
-            branch=branch,
+            words=pending.words,
+            env=pending.env,
+            cwd=pending.cwd,
+            user=pending.user,
+            home=pending.env.get("HOME"),
+            branch=pending.branch,
             order=self.order_offset + len(self.calls),
             redirections=command.redirections,
-            wrappers=(*self.outer_wrappers, *wrappers),
+            wrappers=(*self.outer_wrappers, *pending.wrappers),
             command_span=command.span,
             is_editable=self.current is not None and self.current.is_exact,
             piped_output=self.piped,
@@ -607,19 +417,8 @@ class Walker:
         if argv and argv[0] == "trap" and len(argv) > 2 and "EXIT" in argv[2:] and argv[1]:
             # What a trap runs at the end comes after everything else.
             self.order_offset += _CALL_LIMIT * 2
-            self.nested(argv[1], None, command, branch, wrappers, env, cwd, user)
+            self.nested(Inner(text=argv[1], word=None, pending=pending))
             self.order_offset -= _CALL_LIMIT * 2
-
-
-# Every program that `resolve` does something about.
-_SPECIAL = frozenset(
-    "cd pushd export declare typeset readonly local unset source . eval su runuser trap sudo env gosu su-exec setpriv "
-    "chpst timeout chroot poetry pipenv pdm hatch uv rye conda mamba micromamba".split()
-) | frozenset({*_WRAPPERS, *SHELLS})
-
-
-def _given(argv: tuple[str | None, ...]) -> set[str]:
-    return {word.partition("=")[0] for word in argv if word is not None and "=" in word and not word.startswith("-")}
 
 
 def _tail(word: Word) -> str | None:
@@ -650,45 +449,3 @@ def _is_test(statement: Statement) -> bool:
         and bool(statement.words)
         and statement.words[0].literal in {"[", "test", "[[", "which", "command", "grep"}
     )
-
-
-def _skip_options(argv: tuple[str | None, ...], valued: frozenset[str]) -> int:
-    index = 1
-    while index < len(argv):
-        word = argv[index]
-        if word is None or not word.startswith("-") or word == "-":
-            return index
-        index += 1
-        if word == "--":
-            return index
-        if word in valued:
-            index += 1
-    return index
-
-
-def _env(argv: tuple[str | None, ...], env: dict[str, str | None]) -> tuple[int, dict[str, str | None]]:
-    made = dict(env)
-    index = 1
-    while index < len(argv):
-        word = argv[index]
-        if word is None:
-            return index, made
-        if word in {"-u", "--unset"}:
-            made.pop(argv[index + 1] or "" if index + 1 < len(argv) else "", None)
-            index += 2
-        elif word in {"-i", "-", "--ignore-environment"}:
-            made = {}
-            index += 1
-        elif word in {"-C", "--chdir"}:
-            index += 2
-        elif word.startswith("-"):
-            if word.startswith("--unset="):
-                made.pop(word.partition("=")[2], None)
-            index += 1
-        elif "=" in word:
-            key, _, value = word.partition("=")
-            made[key] = value
-            index += 1
-        else:
-            break
-    return index, made

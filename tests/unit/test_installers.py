@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from wain.installers import CacheUse, Invocation, cache_use, pip_cache, pip_call
+from wain.installers import cache_use
+from wain.invocation import CacheUse, Invocation
+from wain.pip_commands import pip_cache, pip_call
 
 VALUES = ["1", "0", "on", "off", "true", "false", "yes", "no", "y", "n", "t", "f", "TRUE", "No", "", "junk", "2", " "]
 ARGUMENTS = [

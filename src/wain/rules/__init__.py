@@ -1,89 +1,25 @@
-"""All rules, one module each. `RULES` is in the order of the documentation: by id."""
+"""All rules, one module each: every module of this folder with a `RULE`, but for those that rules share.
+
+`RULES` is in the order of the documentation: by id.
+"""
 
 from __future__ import annotations
 
-from wain.rules import (
-    apk_cache,
-    apt_cache,
-    build_tools,
-    bytecode_compiled,
-    bytecode_written,
-    cache_mount_owner,
-    cache_mount_platform,
-    cache_mount_target,
-    cache_mount_unused,
-    cache_removed_later,
-    chown_copy,
-    conda_cache,
-    copy_order,
-    dnf_cache,
-    dockerfile_syntax,
-    layer_budget,
-    npm_cache,
-    pdm_cache,
-    pip_build_cache,
-    pip_cache,
-    pip_no_cache_value,
-    pip_upgrade,
-    pipenv_cache,
-    pipx_cache,
-    pixi_cache,
-    poetry_cache,
-    root_owned,
-    secret_arg,
-    secret_env,
-    secret_file,
-    secret_url,
-    torch_cuda,
-    unpinned_base,
-    uv_cache,
-)
+import importlib
+import pkgutil
+
 from wain.rules.rule import DockerfileSubject, Options, Rule
 
 __all__ = ["BY_ID", "RULES", "DockerfileSubject", "Options", "Rule"]
 
-RULES: tuple[Rule, ...] = tuple(
-    sorted(
-        (
-            module.RULE
-            for module in (
-                apk_cache,
-                apt_cache,
-                build_tools,
-                bytecode_compiled,
-                bytecode_written,
-                cache_mount_owner,
-                cache_mount_platform,
-                cache_mount_target,
-                cache_mount_unused,
-                cache_removed_later,
-                chown_copy,
-                conda_cache,
-                copy_order,
-                dnf_cache,
-                dockerfile_syntax,
-                layer_budget,
-                npm_cache,
-                pdm_cache,
-                pip_build_cache,
-                pip_cache,
-                pip_no_cache_value,
-                pip_upgrade,
-                pipenv_cache,
-                pipx_cache,
-                pixi_cache,
-                poetry_cache,
-                root_owned,
-                secret_arg,
-                secret_env,
-                secret_file,
-                secret_url,
-                torch_cuda,
-                unpinned_base,
-                uv_cache,
-            )
-        ),
-        key=lambda rule: rule.id,
-    )
-)
+_SHARED = frozenset({"caches", "pages", "rule", "secrets"})
+
+
+def _rules() -> tuple[Rule, ...]:
+    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED]
+    found: list[Rule] = [importlib.import_module(f"{__name__}.{name}").RULE for name in names]
+    return tuple(sorted(found, key=lambda rule: rule.id))
+
+
+RULES = _rules()
 BY_ID: dict[str, Rule] = {rule.id: rule for rule in RULES}

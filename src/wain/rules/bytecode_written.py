@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wain.installers import is_python, python_module
+from wain.invocation import is_python, python_module
 from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity
 from wain.trace import span_of
 from wain.walk import Call

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from wain.dockerfile import Instruction
 from wain.errors import DockerfileError
-from wain.installers import is_python, python_module
+from wain.invocation import is_python, python_module
 from wain.paths import absolute, inside
 from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity
 from wain.substitution import expand

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wain.dockerfile import Instruction
-from wain.installers import pip_call
+from wain.pip_commands import pip_call
 from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity, Use, call_span
 
 

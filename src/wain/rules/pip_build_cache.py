@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wain.installers import PipCall, pip_boolean, pip_call
+from wain.pip_commands import PipCall, pip_boolean, pip_call
 from wain.rules.caches import env_fix
 from wain.rules.rule import DockerfileSubject, Example, Finding, Rule, Severity, call_span, stage_severity
 

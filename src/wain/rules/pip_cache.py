@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wain.installers import pip_call
+from wain.pip_commands import pip_call
 from wain.rules.caches import append_fix, check_tool, env_fix, mount_fix, word_fix
 from wain.rules.pip_build_cache import builds
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use

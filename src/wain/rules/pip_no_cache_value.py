@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from wain.errors import DockerfileError
-from wain.installers import pip_boolean
+from wain.pip_commands import pip_boolean
 from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Severity
 from wain.trace import StageTrace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wain.installers import pip_call
+from wain.pip_commands import pip_call
 from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity
 from wain.shell import AndOr, Command, Statement
 from wain.trace import span_of

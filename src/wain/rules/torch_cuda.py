@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from wain.installers import pip_call
+from wain.pip_commands import pip_call
 from wain.rules.rule import DockerfileSubject, Example, Finding, Rule, Run, Severity
 from wain.trace import span_of
 

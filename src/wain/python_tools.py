@@ -1,0 +1,193 @@
+"""What command lines of uv, Poetry, PDM, pipenv and pipx say of their caches.
+
+Source: the manuals of uv (caching), Poetry, PDM, pipenv and pipx; tests build images with each and look.
+"""
+
+from __future__ import annotations
+
+import re
+
+from wain.invocation import TRUE, CacheUse, Invocation, Setting, Tool, options, verb_of
+from wain.pip_commands import pip_boolean, pip_cache, pip_call
+
+_UV_VALUES = frozenset(
+    "--cache-dir --directory --project --python -p --index-url -i --extra-index-url --find-links -f --requirement "
+    "--requirements -r --constraint -c --override --target --prefix --extra --group --index --default-index --color "
+    "--config-file --with --link-mode --index-strategy --keyring-provider --config-setting --package --from".split()
+)
+_UV_PIP = frozenset({"install", "sync", "compile"})
+_UV_FILLING = frozenset({"sync", "add", "run", "lock", "build", "remove", "venv"})
+
+
+def _uv_use(call: Invocation) -> CacheUse | None:
+    found, operands = options(call.argv, _UV_VALUES)
+    words = [operand for operand in operands if operand is not None]
+    if call.program == "uvx":
+        verb = "tool run"
+    elif words[:1] == ["pip"] and len(words) > 1 and words[1] in _UV_PIP:
+        verb = f"pip {words[1]}"
+    elif words[:1] == ["tool"] and len(words) > 1 and words[1] in {"install", "run", "upgrade"}:
+        verb = f"tool {words[1]}"
+    elif words[:1] and words[0] in _UV_FILLING:
+        verb = words[0]
+    else:
+        return None
+    if (verb == "venv" and not any(name == "--seed" for name, _ in found)) or any(
+        name in {"--help", "-h", "--dry-run"} for name, _ in found
+    ):
+        return None
+    if verb == "run" and any(name in {"--no-sync", "--no-project"} for name, _ in found):
+        return None
+    folder, place = call.cache_home("uv")
+    enabled: bool | None = True
+    switch: Setting | None = None
+    directory = call.env.get("UV_CACHE_DIR", "")
+    if directory is None:
+        enabled, place = None, Setting(kind="variable", name="UV_CACHE_DIR")
+    elif directory:
+        folder, place = call.path(directory), Setting(kind="variable", name="UV_CACHE_DIR")
+    no_cache = call.env.get("UV_NO_CACHE", "")
+    if no_cache is None:
+        enabled = None
+    elif no_cache.lower() in TRUE:
+        enabled, switch = False, Setting(kind="variable", name="UV_NO_CACHE")
+    for path, text in call.files.items():
+        if path.endswith("uv.toml"):
+            if text is None:
+                enabled = None if enabled else enabled
+            elif re.search(r"(?m)^\s*no-cache\s*=\s*true", text):
+                enabled, switch = False, Setting(kind="file", name=path)
+    for name, value in found:
+        if name == "--cache-dir":
+            if value is None:
+                enabled = None
+            else:
+                folder, place = call.path(value), Setting(kind="flag", name="--cache-dir")
+        elif name in {"--no-cache", "-n", "--no-cache-dir"}:
+            enabled, switch = False, Setting(kind="flag", name="--no-cache")
+    return CacheUse(
+        tool="uv",
+        verb=verb,
+        enabled=enabled,
+        folders=(folder,),
+        home=folder,
+        switch=switch,
+        place=place,
+    )
+
+
+_POETRY_VALUES = frozenset({"-C", "--directory", "-P", "--project", "--only", "--with", "-E"})
+
+
+def _poetry_use(call: Invocation) -> CacheUse | None:
+    verb, _, found = verb_of(call, _POETRY_VALUES)
+    if verb not in {"install", "add", "update", "sync", "self", "lock"} or ("--dry-run", None) in found:
+        return None
+    folder, place, enabled = call.variable_place("POETRY_CACHE_DIR", call.cache_home("pypoetry"))
+    return CacheUse(
+        tool="poetry",
+        verb=verb,
+        enabled=enabled,
+        folders=(f"{folder}/cache", f"{folder}/artifacts"),
+        home=folder,
+        switch=None,
+        place=place,
+    )
+
+
+def _pdm_use(call: Invocation) -> CacheUse | None:
+    verb, _, found = verb_of(call, frozenset({"-p", "--project", "-G", "--group"}))
+    if verb not in {"install", "sync", "add", "update", "lock"}:
+        return None
+    folder, place, enabled = call.variable_place("PDM_CACHE_DIR", call.cache_home("pdm"))
+    switch = None
+    off = call.env.get("PDM_NO_CACHE", "")
+    if off is None:
+        enabled = None
+    elif off.lower() in TRUE:
+        enabled, switch = False, Setting(kind="variable", name="PDM_NO_CACHE")
+    if any(name == "--no-cache" for name, _ in found):
+        enabled, switch = False, Setting(kind="flag", name="--no-cache")
+    return CacheUse(tool="pdm", verb=verb, enabled=enabled, folders=(folder,), home=folder, switch=switch, place=place)
+
+
+def _pipenv_use(call: Invocation) -> CacheUse | None:
+    verb, _, _found = verb_of(call, frozenset({"--python"}))
+    if verb not in {"install", "sync", "update", "lock", "upgrade"}:
+        return None
+    folder, place, enabled = call.variable_place("PIPENV_CACHE_DIR", call.cache_home("pipenv"))
+    # pipenv runs pip with its own cache folder, and pip's switches hold for that pip.
+    switch = None
+    off = call.env.get("PIP_NO_CACHE_DIR", "")
+    if off is None:
+        enabled = None
+    elif off and pip_boolean(off) is not None:
+        enabled, switch = False, Setting(kind="variable", name="PIP_NO_CACHE_DIR")
+    return CacheUse(
+        tool="pipenv", verb=verb, enabled=enabled, folders=(folder,), home=folder, switch=switch, place=place
+    )
+
+
+_PIPX_VALUES = frozenset({"--python", "--pip-args", "-i", "--index-url", "--suffix"})
+
+
+def _pipx_use(call: Invocation) -> CacheUse | None:
+    verb, _, found = verb_of(call, _PIPX_VALUES)
+    if verb not in {"install", "inject", "run", "upgrade", "install-all", "reinstall", "upgrade-all"}:
+        return None
+    pip_args = next((value for name, value in found if name == "--pip-args"), "") or ""
+    inner = call.with_argv("pip", "install", *pip_args.split())
+    pip = pip_call(inner.argv)
+    if pip is None:
+        return None
+    cache = pip_cache(inner, pip)
+    folder = cache.folder or ""
+    return CacheUse(
+        tool="pipx",
+        verb=verb,
+        enabled=cache.enabled,
+        folders=(folder,),
+        home=folder,
+        switch=cache.switch,
+        place=cache.place,
+    )
+
+
+def _uv_cleaned(call: Invocation) -> tuple[str, ...]:
+    found, operands = options(call.argv, _UV_VALUES)
+    if operands not in (["cache", "clean"], ["clean"]):
+        return ()
+    folders = [f"{name}={value}" for name, value in found if name == "--cache-dir" and value]
+    use = _uv_use(call.with_argv("uv", "sync", *folders))
+    return use.folders if use is not None else ()
+
+
+def _poetry_cleaned(call: Invocation) -> tuple[str, ...]:
+    verb, rest, _ = verb_of(call, _POETRY_VALUES)
+    if verb != "cache" or rest[:1] != ["clear"]:
+        return ()
+    return (f"{call.variable_place('POETRY_CACHE_DIR', call.cache_home('pypoetry'))[0]}/cache",)
+
+
+def _pdm_cleaned(call: Invocation) -> tuple[str, ...]:
+    verb, rest, _ = verb_of(call)
+    if verb != "cache" or rest[:1] != ["clear"]:
+        return ()
+    return (call.variable_place("PDM_CACHE_DIR", call.cache_home("pdm"))[0],)
+
+
+def _pipenv_cleaned(call: Invocation) -> tuple[str, ...]:
+    if "--clear" not in call.argv:
+        return ()
+    return (call.variable_place("PIPENV_CACHE_DIR", call.cache_home("pipenv"))[0],)
+
+
+def _nothing_cleaned(call: Invocation) -> tuple[str, ...]:
+    return ()
+
+
+UV = Tool(name="uv", programs=frozenset({"uv", "uvx"}), module="uv", use=_uv_use, cleaned=_uv_cleaned)
+POETRY = Tool(name="poetry", programs=frozenset({"poetry"}), module="poetry", use=_poetry_use, cleaned=_poetry_cleaned)
+PDM = Tool(name="pdm", programs=frozenset({"pdm"}), module="pdm", use=_pdm_use, cleaned=_pdm_cleaned)
+PIPENV = Tool(name="pipenv", programs=frozenset({"pipenv"}), module="pipenv", use=_pipenv_use, cleaned=_pipenv_cleaned)
+PIPX = Tool(name="pipx", programs=frozenset({"pipx"}), module="pipx", use=_pipx_use, cleaned=_nothing_cleaned)
