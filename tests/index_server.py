@@ -72,6 +72,8 @@ class Index:
     """Path -> the query that it needs, and has in pages of HTML."""
     status: dict[str, list[int]] = field(default_factory=dict)
     """Path -> statuses of its next answers."""
+    max_age_seconds: int | None = None
+    """For how long caches may keep what is answered; without it pip keeps nothing."""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path and Range of each request."""
 
@@ -110,6 +112,11 @@ def _handler(index: Index) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, *args: object) -> None:
             pass
+
+        def end_headers(self) -> None:
+            if index.max_age_seconds is not None:
+                self.send_header("Cache-Control", f"max-age={index.max_age_seconds}")
+            super().end_headers()
 
         def do_HEAD(self) -> None:
             self.do_GET()

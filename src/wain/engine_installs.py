@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from wain.actions import NeedsEngine, PipInstall
 from wain.classify import installation
 from wain.dockerfile import Instruction
-from wain.installers import pip_boolean
+from wain.pip_commands import pip_boolean
 from wain.trace import Run, Use
 from wain.walk import Call
 

@@ -72,6 +72,11 @@ class Invocation:
             return f"{xdg.rstrip('/')}/{name}", Setting(kind="variable", name="XDG_CACHE_HOME")
         return self.under_home(f".cache/{name}"), Setting(kind="default", name="")
 
+    def config_home(self, rest: str) -> str:
+        """A path below `$XDG_CONFIG_HOME` or `~/.config`."""
+        xdg = self.env.get("XDG_CONFIG_HOME")
+        return f"{xdg.rstrip('/')}/{rest}" if xdg else self.under_home(f".config/{rest}")
+
     def path(self, value: str) -> str:
         """A path as the tool takes it: `~` expanded, relative ones under the working directory."""
         if value == "~" or value.startswith("~/"):

@@ -171,8 +171,7 @@ def pip_config_paths(call: Invocation) -> tuple[str, ...]:
     elif "/bin/" in program:
         paths.append(f"{program.rpartition('/bin/')[0]}/pip.conf")
     paths += ["/usr/local/pip.conf", "/usr/pip.conf"]
-    config = call.env.get("XDG_CONFIG_HOME")
-    paths.append(f"{config.rstrip('/')}/pip/pip.conf" if config else call.under_home(".config/pip/pip.conf"))
+    paths.append(call.config_home("pip/pip.conf"))
     paths += [call.under_home(".pip/pip.conf"), "/etc/xdg/pip/pip.conf", "/etc/pip.conf"]
     return tuple(paths)
 

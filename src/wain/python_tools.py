@@ -5,7 +5,8 @@ Source: the manuals of uv (caching), Poetry, PDM, pipenv and pipx; tests build i
 
 from __future__ import annotations
 
-import re
+import tomllib
+from dataclasses import replace
 
 from wain.invocation import TRUE, CacheUse, Invocation, Setting, Tool, options, verb_of
 from wain.pip_commands import pip_boolean, pip_cache, pip_call
@@ -52,11 +53,15 @@ def _uv_use(call: Invocation) -> CacheUse | None:
     elif no_cache.lower() in TRUE:
         enabled, switch = False, Setting(kind="variable", name="UV_NO_CACHE")
     for path, text in call.files.items():
-        if path.endswith("uv.toml"):
-            if text is None:
-                enabled = None if enabled else enabled
-            elif re.search(r"(?m)^\s*no-cache\s*=\s*true", text):
-                enabled, switch = False, Setting(kind="file", name=path)
+        if not path.endswith("uv.toml"):
+            continue
+        settings = _toml(text)
+        if settings is None:
+            enabled = None if enabled else enabled
+        elif settings.get("no-cache") is True:
+            enabled, switch = False, Setting(kind="file", name=path)
+        elif place.kind != "variable" and isinstance(named := settings.get("cache-dir"), str):
+            folder, place = call.path(named), Setting(kind="file", name=path)
     for name, value in found:
         if name == "--cache-dir":
             if value is None:
@@ -76,19 +81,69 @@ def _uv_use(call: Invocation) -> CacheUse | None:
     )
 
 
+def _toml(text: str | None) -> dict[str, object] | None:
+    """A configuration file's tables; None where its text is unknown or no TOML."""
+    if text is None:
+        return None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _virtualenv_folder(call: Invocation) -> tuple[str, ...]:
+    """Where virtualenv, which Poetry and pipenv make environments with, keeps pip unpacked to copy it from."""
+    folder, _, known = call.variable_place("VIRTUALENV_OVERRIDE_APP_DATA", call.cache_home("virtualenv"))
+    return (folder,) if known else ()
+
+
 _POETRY_VALUES = frozenset({"-C", "--directory", "-P", "--project", "--only", "--with", "-E"})
+POETRY_CONFIG = "pypoetry/config.toml"
+"""Where below the folder of configurations `poetry config` writes."""
+
+
+def _poetry_setting(call: Invocation, variable: str, *keys: str) -> tuple[object, bool]:
+    """What a variable, poetry.toml or Poetry's own file says (None: nothing), and whether that is known."""
+    if variable in call.env:
+        value = call.env[variable]
+        if value is None or value:
+            return value, value is not None
+    for path in (call.path("poetry.toml"), call.config_home(POETRY_CONFIG)):
+        if path not in call.files:
+            continue
+        found: object = _toml(call.files[path])
+        if found is None:
+            return None, False
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        if found is not None:
+            return found, True
+    return None, True
+
+
+def _poetry_folder(call: Invocation) -> tuple[str, Setting, bool | None]:
+    folder, place, known = call.variable_place("POETRY_CACHE_DIR", call.cache_home("pypoetry"))
+    named, is_known = _poetry_setting(call, "POETRY_CACHE_DIR", "cache-dir")
+    if place.kind == "default" and isinstance(named, str):
+        return call.path(named), Setting(kind="file", name="poetry config cache-dir"), True
+    return folder, place, known if is_known else None
 
 
 def _poetry_use(call: Invocation) -> CacheUse | None:
     verb, _, found = verb_of(call, _POETRY_VALUES)
     if verb not in {"install", "add", "update", "sync", "self", "lock"} or ("--dry-run", None) in found:
         return None
-    folder, place, enabled = call.variable_place("POETRY_CACHE_DIR", call.cache_home("pypoetry"))
+    folder, place, enabled = _poetry_folder(call)
+    folders: tuple[str, ...] = (f"{folder}/cache", f"{folder}/artifacts")
+    creates, is_known = _poetry_setting(call, "POETRY_VIRTUALENVS_CREATE", "virtualenvs", "create")
+    makes_environment = is_known and (creates is None or str(creates).lower() in {"true", "1"})
+    if makes_environment and verb != "self" and "VIRTUAL_ENV" not in call.env:
+        folders += _virtualenv_folder(call)
     return CacheUse(
         tool="poetry",
         verb=verb,
         enabled=enabled,
-        folders=(f"{folder}/cache", f"{folder}/artifacts"),
+        folders=folders,
         home=folder,
         switch=None,
         place=place,
@@ -96,7 +151,7 @@ def _poetry_use(call: Invocation) -> CacheUse | None:
 
 
 def _pdm_use(call: Invocation) -> CacheUse | None:
-    verb, _, found = verb_of(call, frozenset({"-p", "--project", "-G", "--group"}))
+    verb, _, found = verb_of(call, frozenset({"-p", "--project", "-G", "--group", "-c", "--config"}))
     if verb not in {"install", "sync", "add", "update", "lock"}:
         return None
     folder, place, enabled = call.variable_place("PDM_CACHE_DIR", call.cache_home("pdm"))
@@ -112,29 +167,39 @@ def _pdm_use(call: Invocation) -> CacheUse | None:
 
 
 def _pipenv_use(call: Invocation) -> CacheUse | None:
-    verb, _, _found = verb_of(call, frozenset({"--python"}))
+    verb, packages, found = verb_of(call, frozenset({"--python"}))
     if verb not in {"install", "sync", "update", "lock", "upgrade"}:
         return None
+    names = {name for name, _ in found}
     folder, place, enabled = call.variable_place("PIPENV_CACHE_DIR", call.cache_home("pipenv"))
-    # pipenv runs pip with its own cache folder, and pip's switches hold for that pip.
+    folders: tuple[str, ...] = (folder,)
+    # pipenv runs pip with its own cache folder, and pip's switches hold for that pip, but not for what resolves.
     switch = None
     off = call.env.get("PIP_NO_CACHE_DIR", "")
     if off is None:
         enabled = None
     elif off and pip_boolean(off) is not None:
-        enabled, switch = False, Setting(kind="variable", name="PIP_NO_CACHE_DIR")
-    return CacheUse(
-        tool="pipenv", verb=verb, enabled=enabled, folders=(folder,), home=folder, switch=switch, place=place
-    )
+        if verb == "sync" or names & {"--deploy", "--ignore-pipfile"}:
+            enabled, switch = False, Setting(kind="variable", name="PIP_NO_CACHE_DIR")
+        elif verb == "install" and not packages:
+            # It resolves only where the lock is not up to date.
+            enabled = None
+    if not names & {"--system"} and "VIRTUAL_ENV" not in call.env and not call.env.get("PIPENV_SYSTEM"):
+        folders += _virtualenv_folder(call)
+    return CacheUse(tool="pipenv", verb=verb, enabled=enabled, folders=folders, home=folder, switch=switch, place=place)
 
 
-_PIPX_VALUES = frozenset({"--python", "--pip-args", "-i", "--index-url", "--suffix"})
+_PIPX_VALUES = frozenset({"--python", "--pip-args", "-i", "--index-url", "--suffix", "--backend"})
 
 
 def _pipx_use(call: Invocation) -> CacheUse | None:
     verb, _, found = verb_of(call, _PIPX_VALUES)
     if verb not in {"install", "inject", "run", "upgrade", "install-all", "reinstall", "upgrade-all"}:
         return None
+    backend = next((value for name, value in found if name == "--backend"), call.env.get("PIPX_DEFAULT_BACKEND", ""))
+    if backend == "uv":
+        use = _uv_use(call.with_argv("uv", "pip", "install", "x"))
+        return replace(use, tool="pipx", verb=verb) if use is not None else None
     pip_args = next((value for name, value in found if name == "--pip-args"), "") or ""
     inner = call.with_argv("pip", "install", *pip_args.split())
     pip = pip_call(inner.argv)
@@ -145,7 +210,7 @@ def _pipx_use(call: Invocation) -> CacheUse | None:
     return CacheUse(
         tool="pipx",
         verb=verb,
-        enabled=cache.enabled,
+        enabled=cache.enabled if backend is not None else None,
         folders=(folder,),
         home=folder,
         switch=cache.switch,
@@ -155,7 +220,9 @@ def _pipx_use(call: Invocation) -> CacheUse | None:
 
 def _uv_cleaned(call: Invocation) -> tuple[str, ...]:
     found, operands = options(call.argv, _UV_VALUES)
-    if operands not in (["cache", "clean"], ["clean"]):
+    # With --ci what was downloaded goes; some kilobytes stay.
+    prunes = operands == ["cache", "prune"] and ("--ci", None) in found
+    if operands not in (["cache", "clean"], ["clean"]) and not prunes:
         return ()
     folders = [f"{name}={value}" for name, value in found if name == "--cache-dir" and value]
     use = _uv_use(call.with_argv("uv", "sync", *folders))
@@ -166,7 +233,7 @@ def _poetry_cleaned(call: Invocation) -> tuple[str, ...]:
     verb, rest, _ = verb_of(call, _POETRY_VALUES)
     if verb != "cache" or rest[:1] != ["clear"]:
         return ()
-    return (f"{call.variable_place('POETRY_CACHE_DIR', call.cache_home('pypoetry'))[0]}/cache",)
+    return (f"{_poetry_folder(call)[0]}/cache",)
 
 
 def _pdm_cleaned(call: Invocation) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from wain.actions import NeedsEngine
 from wain.bases import BaseFacts
 from wain.filework import CommandFails, joined_raw
 from wain.install import Scheme
-from wain.installers import is_pip, is_python
+from wain.invocation import is_pip, is_python
 from wain.tree import Tree, parts_of
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

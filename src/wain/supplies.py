@@ -39,7 +39,8 @@ from wain.settings import IndexSettings
 from wain.sources import unpack_sdist
 from wain.stage import Sources, StageBuild
 from wain.steps import ShellVariables, run_commands
-from wain.trace import Run, Trace, follow
+from wain.follow import follow
+from wain.trace import Run, Trace
 
 log = logging.getLogger(__name__)
 

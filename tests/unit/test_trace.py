@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from wain.dockerfile import parse
-from wain.trace import Trace, follow
+from wain.follow import follow
+from wain.trace import Trace
 from wain.walk import Call
 
 

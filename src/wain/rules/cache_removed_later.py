@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wain.paths import covers
-from wain.rules.caches import append_fix
+from wain.rules.caches import append_fix, enumerated
 from wain.rules.rule import DockerfileSubject, Example, Finding, Rule, Severity
 from wain.trace import span_of
 
@@ -24,20 +24,25 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
                     continue
                 for earlier in runs[: runs.index(run)]:
                     for use in earlier.uses:
-                        for folder in earlier.left(use):
-                            if folder in seen or not covers(removal.pattern, folder):
-                                continue
-                            seen.add(folder)
-                            yield subject.finding(
-                                RULE,
-                                span_of(run, removal.call),
-                                f"{folder} was filled by {use.cache.tool} in the RUN of line {earlier.holder.line}: "
-                                "removing it here hides it, and frees nothing",
-                                run.holder,
-                                severity=Severity.INFO if stage.ships == "target" else RULE.severity,
-                                paths=(folder,),
-                                fixes=tuple(append_fix(subject, earlier, use, f"rm -rf {folder}")),
-                            )
+                        folders = tuple(
+                            folder
+                            for folder in earlier.left(use)
+                            if folder not in seen and covers(removal.pattern, folder)
+                        )
+                        if not folders:
+                            continue
+                        seen.update(folders)
+                        were, it = ("was", "it") if len(folders) == 1 else ("were", "them")
+                        yield subject.finding(
+                            RULE,
+                            span_of(run, removal.call),
+                            f"{enumerated(folders)} {were} filled by {use.cache.tool} in the RUN of line "
+                            f"{earlier.holder.line}: removing {it} here hides {it}, and frees nothing",
+                            run.holder,
+                            severity=Severity.INFO if stage.ships == "target" else RULE.severity,
+                            paths=folders,
+                            fixes=tuple(append_fix(subject, earlier, use, f"rm -rf {' '.join(folders)}")),
+                        )
 
 
 RULE = Rule(
@@ -55,8 +60,8 @@ RULE = Rule(
         bad="FROM python:3.13-slim\nRUN poetry install\nRUN rm -rf /root/.cache\n",
         fixed=(
             "FROM python:3.13-slim\n"
-            "RUN poetry install && rm -rf /root/.cache/pypoetry/cache && rm -rf "
-            "/root/.cache/pypoetry/artifacts\n"
+            "RUN poetry install && rm -rf /root/.cache/pypoetry/cache /root/.cache/pypoetry/artifacts "
+            "/root/.cache/virtualenv\n"
             "RUN rm -rf /root/.cache\n"
         ),
         good=(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from wain.dockerfile import Span
+from wain.paths import covers
 from wain.rules.rule import DockerfileSubject, Edit, Finding, Fix, Rule, Run, Use, call_span, stage_severity
 from wain.shell import AndOr, Background, Command, Function, Opaque, Statement
 
@@ -45,11 +46,18 @@ _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 FixMaker = Callable[[DockerfileSubject, Run, Use, tuple[str, ...]], Iterator[Fix]]
 
 
-def check_tool(rule: Rule, tool: str, subject: DockerfileSubject, make_fixes: FixMaker) -> Iterator[Finding]:
-    """A finding for each command of `tool` whose cache stays in a layer that ships."""
+def check_tool(
+    rule: Rule,
+    tool: str,
+    subject: DockerfileSubject,
+    make_fixes: FixMaker,
+    *,
+    applies: Callable[[Run, Use], bool] = lambda _run, _use: True,
+) -> Iterator[Finding]:
+    """A finding for each command of `tool` whose cache stays in a layer that ships, and that `applies` is true of."""
     for run in subject.trace.runs():
         for use in run.uses:
-            if use.cache.tool != tool:
+            if use.cache.tool != tool or not applies(run, use):
                 continue
             left = run.left(use)
             if not left or missed_mount(run, use) is not None:
@@ -59,7 +67,7 @@ def check_tool(rule: Rule, tool: str, subject: DockerfileSubject, make_fixes: Fi
                 continue
             if run.stage.ships == "discarded" and removed_later(subject, run, left[0]):
                 continue
-            where = " and ".join(left)
+            where = enumerated(left)
             only = (
                 f" (only in an image built with --target {run.stage.stage.name})" if run.stage.ships == "target" else ""
             )
@@ -69,7 +77,7 @@ def check_tool(rule: Rule, tool: str, subject: DockerfileSubject, make_fixes: Fi
                 f"{use.cache.tool} {use.cache.verb} leaves its cache in {where}{only}",
                 run.holder,
                 severity=severity,
-                estimate=estimate(use),
+                estimate=estimate(use, left),
                 paths=left,
                 fixes=tuple(make_fixes(subject, run, use, left)),
             )
@@ -77,8 +85,6 @@ def check_tool(rule: Rule, tool: str, subject: DockerfileSubject, make_fixes: Fi
 
 def removed_later(subject: DockerfileSubject, run: Run, folder: str) -> bool:
     """Whether a later RUN of the same stage removes the folder: what is copied from the stage then lacks it."""
-    from wain.paths import covers
-
     runs = run.stage.runs
     return any(
         not removal.branch and covers(removal.pattern, folder)
@@ -123,7 +129,7 @@ def is_meant_for(target: str, tool: str) -> bool:
     return any(f"{end}/" in name for end in _MEANT[tool]) or target.endswith("/.cache")
 
 
-def estimate(use: Use) -> str:
+def estimate(use: Use, left: tuple[str, ...]) -> str:
     """What the cache costs, in words."""
     names = {
         match.group().lower().replace("_", "-")
@@ -134,17 +140,27 @@ def estimate(use: Use) -> str:
     if known and use.cache.tool in {"pip", "uv", "poetry", "pdm", "pipenv"}:
         megabytes = sum(_WHEEL_MEGABYTES[name] for name in known)
         return f"at least {megabytes} MB ({', '.join(known)})"
+    if any(folder.endswith("/virtualenv") for folder in left):
+        return "at least 7 MB (pip, unpacked for virtualenv)"
     return ""
 
 
-def mount_fix(subject: DockerfileSubject, run: Run, folder: str, *, is_safe: bool = True) -> Iterator[Fix]:
-    """Mount a cache over the folder."""
-    if folder.startswith("~") or run.user.uid is None or any(char in folder for char in ", \"'$"):
+def mount_fix(subject: DockerfileSubject, run: Run, *folders: str) -> Iterator[Fix]:
+    """Mount a cache over each of the folders."""
+    unfit = any(folder.startswith("~") or any(char in folder for char in ", \"'$") for folder in folders)
+    if unfit or run.user.uid is None:
         return
     owner = "" if run.user.uid == "0" else f",uid={run.user.uid}"
     at = run.instruction.keyword_end
-    edit = Edit(start=at, end=at, text=f" --mount=type=cache,target={folder}{owner}")
-    yield Fix(title=f"mount a cache over {folder}", edits=(edit,), is_safe=is_safe)
+    text = "".join(f" --mount=type=cache,target={folder}{owner}" for folder in folders)
+    yield Fix(
+        title=f"mount a cache over {enumerated(folders)}", edits=(Edit(start=at, end=at, text=text),), is_safe=True
+    )
+
+
+def enumerated(words: tuple[str, ...]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(", ".join(words).rsplit(", ", 1))
 
 
 def word_fix(run: Run, use: Use, index: int, flag: str) -> Iterator[Fix]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wain.rules.caches import append_fix, check_tool
+from wain.rules.caches import append_fix, check_tool, env_fix, mount_fix
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
 
 
 def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
-    yield from append_fix(
-        subject, run, use, f"rm -rf {left[0]}", is_safe=use.call.env.get("PDM_INSTALL_CACHE", "") == ""
-    )
+    # With `install.cache` the environment consists of links into the cache.
+    links = use.call.env.get("PDM_INSTALL_CACHE", "") != ""
+    env = list(env_fix(subject, run, "PDM_NO_CACHE")) if subject.prefer == "env" and not use.call.wrappers else []
+    mount = subject.prefer == "mount" and not use.call.wrappers and not links
+    yield from env or (list(mount_fix(subject, run, *left)) if mount else [])
+    yield from append_fix(subject, run, use, f"rm -rf {left[0]}", is_safe=not links)
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
@@ -29,7 +32,10 @@ RULE = Rule(
         "site-packages (`install.cache`), so that deleting it by name can break the "
         "environment."
     ),
-    mend=("Remove it in the same RUN, or mount a cache: `RUN --mount=type=cache,target=/root/.cache/pdm`."),
+    mend=(
+        "`PDM_NO_CACHE=1` or `pdm --no-cache sync`, or mount a cache: `RUN "
+        "--mount=type=cache,target=/root/.cache/pdm`, or remove it in the same RUN."
+    ),
     check=check,
     example=Example(
         bad="FROM python:3.13-slim\nRUN pdm sync --prod\n",

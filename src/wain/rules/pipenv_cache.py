@@ -9,8 +9,8 @@ from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run,
 
 
 def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
-    mount = list(mount_fix(subject, run, left[0])) if subject.prefer == "mount" and not use.call.wrappers else []
-    yield from mount or append_fix(subject, run, use, f"rm -rf {left[0]}")
+    mount = list(mount_fix(subject, run, *left)) if subject.prefer == "mount" and not use.call.wrappers else []
+    yield from mount or append_fix(subject, run, use, "rm -rf " + " ".join(left))
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
@@ -22,9 +22,12 @@ RULE = Rule(
     id="pipenv-cache",
     severity=Severity.WARNING,
     title="pipenv's cache stays in the image",
-    cost=("About the size of everything that was downloaded."),
+    cost=("About the size of everything that was downloaded; 15 MB more where pipenv makes the environment."),
     why=(
-        "pipenv caches in `$PIPENV_CACHE_DIR`, else `~/.cache/pipenv`. pipenv gives its pip a cache of its own there."
+        "pipenv caches in `$PIPENV_CACHE_DIR`, else `~/.cache/pipenv`: it gives its pip that folder. "
+        "`PIP_NO_CACHE_DIR` keeps `pipenv sync` and `pipenv install --deploy` from filling it, but not what "
+        "resolves (`lock`, `update`, `install PACKAGE`). Without `--system` virtualenv unpacks pip and setuptools "
+        "into `~/.cache/virtualenv` as well."
     ),
     mend=("Remove it in the same RUN, or mount a cache: `RUN --mount=type=cache,target=/root/.cache/pipenv`."),
     check=check,

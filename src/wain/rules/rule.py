@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from wain.dockerfile import Dockerfile, Instruction, Span
 from wain.findings import Cost, Edit, Finding, Fix, Location, Severity
-from wain.trace import Mounted, Reader, Run, StageTrace, Trace, Use, User, follow, span_of
+from wain.follow import follow
+from wain.trace import Mounted, Reader, Run, StageTrace, Trace, Use, User, span_of
 
 __all__ = [
     "Cost",
