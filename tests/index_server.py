@@ -25,6 +25,7 @@ def make_wheel(
     requires_python: str | None = None,
     extras: Mapping[str, Sequence[str]] | None = None,
     content: bytes = b"",
+    scripts: Mapping[str, str] | None = None,
 ) -> tuple[str, bytes]:
     """A small, valid wheel: its file name and bytes."""
     module = name.replace("-", "_")
@@ -40,6 +41,9 @@ def make_wheel(
         f"{info}/METADATA": "\n".join([*lines, ""]).encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: {tag}\n".encode(),
     }
+    if scripts:
+        lines = ["[console_scripts]", *(f"{key} = {value}" for key, value in scripts.items())]
+        members[f"{info}/entry_points.txt"] = "\n".join([*lines, ""]).encode()
     record = "".join(
         f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}\n"
         for path, data in members.items()

@@ -1,4 +1,4 @@
-"""Findings as text, JSON, SARIF 2.1.0 and GitHub annotations.
+"""Findings as text, JSON, SARIF 2.1.0, GitHub annotations and an HTML page.
 
 Source: OASIS SARIF 2.1.0; GitHub workflow commands.
 """
@@ -16,9 +16,10 @@ from typing import TextIO
 import wain
 from wain.audit import Audit
 from wain.findings import Finding, Severity
+from wain.html_report import as_html
 from wain.rules import BY_ID, RULES
 
-FORMATS = ("text", "json", "sarif", "github")
+FORMATS = ("text", "json", "sarif", "github", "html")
 _CARET_WIDTH = 100
 _log = logging.getLogger(__name__)
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
@@ -38,6 +39,8 @@ def render(audits: Sequence[Audit], *, form: str, color: bool = False) -> str:
         return json.dumps(as_json(audits), indent=2, ensure_ascii=True) + "\n"
     if form == "sarif":
         return json.dumps(as_sarif(audits), indent=2, ensure_ascii=True) + "\n"
+    if form == "html":
+        return as_html(audits)
     if form == "github":
         return "".join(_annotation(finding) for audit in audits for finding in audit.findings)
     return as_text(audits, color=color)

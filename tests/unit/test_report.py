@@ -6,6 +6,7 @@ import hashlib
 import importlib.resources
 import json
 import re
+from html.parser import HTMLParser
 
 import jsonschema
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.unit.rules.samples import SAMPLES
 from wain.audit import audit_text
 from wain.report import as_json, as_sarif, render
+from wain.rules import BY_ID
 
 BAD = "FROM python:3.13-slim\nRUN pip install numpy\n"
 
@@ -24,7 +26,7 @@ def test_text() -> None:
         "    |\n"
         "  2 | RUN pip install numpy\n"
         "    |     ^^^^^^^^^^^^^^^^^\n"
-        "    costs: at least 16 MB (numpy)\n"
+        "    costs: at least 12 MB (numpy)\n"
         "    fix (safe): add --no-cache-dir\n"
         "\n"
         "1 finding (1 warning) in 1 file; `wain fix` mends 1\n"
@@ -126,3 +128,95 @@ def test_a_finding_keeps_its_fingerprint_where_lines_move() -> None:
     once = fingerprints(BAD)
     assert once and len(set(once)) == len(once)
     assert fingerprints(f"# a comment\n\n{BAD}") == once
+
+
+class _Page(HTMLParser):
+    """What a browser makes of a page: its tags with attributes, its text, and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.said: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.said).split())
+
+
+def test_html_says_what_where_and_how_it_is_mended() -> None:
+    ignored = "FROM python:3.13-slim\n# wain: ignore=pip-cache, because\nRUN pip install x\n"
+    page = _Page(
+        render([audit_text(BAD, name="a"), audit_text("FROM b:1\n", name="b"), audit_text(ignored)], form="html")
+    )
+    assert not page.open
+    for part in (
+        "1 of 3 files have findings",
+        "1 are mended by wain fix",
+        "12 MB at least are freed",
+        "pip install leaves its cache in /root/.cache/pip",
+        "2RUN pip install numpy",
+        "at least 12 MB (numpy)",
+        "-RUN pip install numpy +RUN pip install --no-cache-dir numpy",
+        "line 3: pip-cache — because",
+        "1 file without findings",
+        BY_ID["pip-cache"].title,
+    ):
+        assert part in page.text, part
+    marked = [index for index, (tag, _) in enumerate(page.tags) if tag == "mark"]
+    assert len(marked) == 1
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    links = [attrs["href"] or "" for tag, attrs in page.tags if tag == "a"]
+    assert links
+    assert all(link[:1] == "#" and link[1:] in ids for link in links)
+    assert "No findings in 1 file." in _Page(render([audit_text("FROM b:1\n")], form="html")).text
+
+
+def test_html_of_all_samples_is_whole_and_needs_nothing_from_elsewhere() -> None:
+    text = render([audit_text(sample.text, name=f"{index}") for index, sample in enumerate(SAMPLES)], form="html")
+    page = _Page(text)
+    assert not page.open
+    assert not {tag for tag, _ in page.tags} & {"script", "img", "link", "iframe", "object", "form"}
+    assert not [attrs for _, attrs in page.tags if set(attrs) & {"src", "style", "onclick"}]
+    assert "url(" not in text.partition("</style>")[0]
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "<script>alert(1)</script>",
+        "</pre></main><img src=x onerror=alert(1)>",
+        '"><a href="javascript:1">',
+        "&lt;",
+        "</style>",
+    ],
+)
+def test_a_hostile_file_stays_text_in_html(evil: str) -> None:
+    noise = "\x1b[31m\x00 \u202e \udcff"
+    text = f"FROM {evil}\n# wain: ignore=pip-cache {evil}\nRUN pip install '{evil}' {noise}\nRUN pip wheel '{evil}'\n"
+    document = render([audit_text(text, name=evil)], form="html")
+    document.encode()
+    page, harmless = _Page(document), _Page(render([audit_text(BAD)], form="html"))
+    assert not page.open
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in harmless.tags} | {
+        "details",
+        "summary",
+        "ul",
+        "li",
+        "code",
+    }
+    assert evil in "".join(page.said)
+    assert not {"\x1b", "\x00", "\u202e", "\udcff"} & set(document)

@@ -1,4 +1,4 @@
-"""`wain audit TARGET...`: findings in Dockerfiles, as text, JSON, SARIF or GitHub annotations."""
+"""`wain audit TARGET...`: findings in Dockerfiles, as text, JSON, SARIF, GitHub annotations or an HTML page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="a Dockerfile, a folder, or -")
     parser.add_argument(
-        "--format", choices=("text", "json", "sarif", "github"), default="text", help="how findings are written"
+        "--format",
+        choices=("text", "json", "sarif", "github", "html"),
+        default="text",
+        help="how findings are written to standard output (html: one page that needs nothing else)",
     )
     parser.add_argument(
         "--fail-on",

@@ -8,7 +8,8 @@ from wain.rules.caches import append_fix, check_tool, word_fix
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
 
 
-def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    """What keeps the cache of one command out of its layer, the best first."""
     if use.cache.verb == "add":
         at = next((index for index, value in enumerate(use.call.argv) if value == "add"), 0)
         yield from word_fix(run, use, at, "--no-cache")
@@ -18,7 +19,7 @@ def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
     """Commands of apk whose cache stays."""
-    return check_tool(RULE, "apk", subject, _fixes)
+    return check_tool(RULE, "apk", subject, fixes)
 
 
 RULE = Rule(

@@ -11,7 +11,8 @@ from wain.trace import StageTrace
 _READERS = frozenset(("install", "reinstall", "satisfy", "build-dep", "source", "download", "upgrade", "full-upgrade"))
 
 
-def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    """What keeps the cache of one command out of its layer, the best first."""
     folder = left[0]
     if not folder.endswith("/archives") and _lists_are_read_later(subject, run):
         return
@@ -44,7 +45,7 @@ def _lists_are_read_later(subject: DockerfileSubject, run: Run) -> bool:
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
     """Commands of apt whose cache stays."""
-    return check_tool(RULE, "apt", subject, _fixes)
+    return check_tool(RULE, "apt", subject, fixes)
 
 
 RULE = Rule(

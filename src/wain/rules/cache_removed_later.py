@@ -5,9 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wain.paths import covers
-from wain.rules.caches import append_fix, enumerated
-from wain.rules.rule import DockerfileSubject, Example, Finding, Rule, Severity
-from wain.trace import span_of
+from wain.rules import (
+    apk_cache,
+    apt_cache,
+    conda_cache,
+    dnf_cache,
+    npm_cache,
+    pdm_cache,
+    pip_cache,
+    pipenv_cache,
+    pipx_cache,
+    pixi_cache,
+    poetry_cache,
+    uv_cache,
+)
+from wain.rules.caches import FixMaker, enumerated
+from wain.rules.rule import DockerfileSubject, Example, Finding, Rule, Run, Severity, Use
+from wain.trace import Removal, span_of
+
+_FIXES: dict[str, FixMaker] = {
+    "apk": apk_cache.fixes,
+    "apt": apt_cache.fixes,
+    "conda": conda_cache.fixes,
+    "dnf": dnf_cache.fixes,
+    "npm": npm_cache.fixes,
+    "pdm": pdm_cache.fixes,
+    "pip": pip_cache.fixes,
+    "pipenv": pipenv_cache.fixes,
+    "pipx": pipx_cache.fixes,
+    "pixi": pixi_cache.fixes,
+    "poetry": poetry_cache.fixes,
+    "uv": uv_cache.fixes,
+}
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
@@ -17,8 +46,8 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
             continue
         lineage = [*reversed(list(stage.ancestors())), stage]
         runs = [run for one in lineage for run in one.runs]
+        told: set[tuple[int, str]] = set()
         for run in stage.runs:
-            seen: set[str] = set()
             for removal in run.removals:
                 if "trap" in removal.call.wrappers:
                     continue
@@ -27,22 +56,34 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
                         folders = tuple(
                             folder
                             for folder in earlier.left(use)
-                            if folder not in seen and covers(removal.pattern, folder)
+                            if covers(removal.pattern, folder)
+                            and (earlier.holder.line, folder) not in told
+                            and not _fills(run, folder, removal)
                         )
-                        if not folders:
-                            continue
-                        seen.update(folders)
-                        were, it = ("was", "it") if len(folders) == 1 else ("were", "them")
-                        yield subject.finding(
-                            RULE,
-                            span_of(run, removal.call),
-                            f"{enumerated(folders)} {were} filled by {use.cache.tool} in the RUN of line "
-                            f"{earlier.holder.line}: removing {it} here hides {it}, and frees nothing",
-                            run.holder,
-                            severity=Severity.INFO if stage.ships == "target" else RULE.severity,
-                            paths=folders,
-                            fixes=tuple(append_fix(subject, earlier, use, f"rm -rf {' '.join(folders)}")),
-                        )
+                        if folders:
+                            told.update((earlier.holder.line, folder) for folder in folders)
+                            yield _finding(subject, run, removal, earlier, use, folders)
+
+
+def _fills(run: Run, folder: str, removal: Removal) -> bool:
+    """Whether the RUN fills the folder itself, so that the removal has something to do there."""
+    return any(use.call.order < removal.order and folder in use.cache.folders for use in run.uses)
+
+
+def _finding(
+    subject: DockerfileSubject, run: Run, removal: Removal, earlier: Run, use: Use, folders: tuple[str, ...]
+) -> Finding:
+    were, it = ("was", "it") if len(folders) == 1 else ("were", "them")
+    return subject.finding(
+        RULE,
+        span_of(run, removal.call),
+        f"{enumerated(folders)} {were} filled by {use.cache.tool} in the RUN of line {earlier.holder.line}: "
+        f"removing {it} here hides {it}, and frees nothing",
+        run.holder,
+        severity=Severity.INFO if run.stage.ships == "target" else RULE.severity,
+        paths=folders,
+        fixes=tuple(_FIXES[use.cache.tool](subject, earlier, use, earlier.left(use))),
+    )
 
 
 RULE = Rule(

@@ -7,39 +7,35 @@ from collections.abc import Callable, Iterator
 
 from wain.dockerfile import Span
 from wain.paths import covers
-from wain.rules.rule import DockerfileSubject, Edit, Finding, Fix, Rule, Run, Use, call_span, stage_severity
+from wain.rules.rule import Cost, DockerfileSubject, Edit, Finding, Fix, Rule, Run, Use, call_span, stage_severity
 from wain.shell import AndOr, Background, Command, Function, Opaque, Statement
 
-# Megabytes of a current wheel for x86-64, rounded down: enough to say what a cached copy costs at least.
+# Megabytes of the smallest wheel for x86-64 that releases of many years have: what a cached copy costs at least.
 _WHEEL_MEGABYTES = {
-    "botocore": 13,
-    "cryptography": 4,
-    "django": 8,
-    "faiss-cpu": 20,
-    "gensim": 25,
-    "grpcio": 6,
-    "jaxlib": 70,
-    "llvmlite": 40,
-    "lxml": 5,
-    "matplotlib": 8,
-    "numpy": 16,
-    "onnxruntime": 13,
-    "opencv-python": 50,
-    "opencv-python-headless": 45,
-    "pandas": 11,
-    "pillow": 5,
-    "playwright": 35,
-    "plotly": 9,
-    "polars": 30,
-    "pyarrow": 35,
-    "pyspark": 200,
-    "scikit-learn": 8,
-    "scipy": 33,
-    "spacy": 25,
-    "tensorflow": 400,
-    "torch": 150,
-    "transformers": 9,
-    "xgboost": 100,
+    "botocore": 3,
+    "cryptography": 2,
+    "django": 5,
+    "faiss-cpu": 7,
+    "gensim": 22,
+    "grpcio": 2,
+    "jaxlib": 25,
+    "llvmlite": 14,
+    "lxml": 3,
+    "matplotlib": 7,
+    "numpy": 12,
+    "onnxruntime": 4,
+    "opencv-python": 20,
+    "opencv-python-headless": 20,
+    "pandas": 8,
+    "playwright": 30,
+    "pyarrow": 15,
+    "pyspark": 170,
+    "scikit-learn": 5,
+    "scipy": 23,
+    "spacy": 5,
+    "tensorflow": 40,
+    "torch": 65,
+    "xgboost": 60,
 }
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -68,6 +64,7 @@ def check_tool(
             if run.stage.ships == "discarded" and removed_later(subject, run, left[0]):
                 continue
             where = enumerated(left)
+            cost, estimate = cost_of(use, left)
             only = (
                 f" (only in an image built with --target {run.stage.stage.name})" if run.stage.ships == "target" else ""
             )
@@ -77,7 +74,8 @@ def check_tool(
                 f"{use.cache.tool} {use.cache.verb} leaves its cache in {where}{only}",
                 run.holder,
                 severity=severity,
-                estimate=estimate(use, left),
+                cost=cost,
+                estimate=estimate,
                 paths=left,
                 fixes=tuple(make_fixes(subject, run, use, left)),
             )
@@ -129,20 +127,25 @@ def is_meant_for(target: str, tool: str) -> bool:
     return any(f"{end}/" in name for end in _MEANT[tool]) or target.endswith("/.cache")
 
 
-def estimate(use: Use, left: tuple[str, ...]) -> str:
-    """What the cache costs, in words."""
+def cost_of(use: Use, left: tuple[str, ...]) -> tuple[Cost, str]:
+    """What the cache costs at least, as far as it is known: in bytes and in words."""
     names = {
         match.group().lower().replace("_", "-")
         for value in use.call.argv[1:]
         if value is not None and (match := _REQUIREMENT.match(value))
     }
     known = sorted(name for name in names if name in _WHEEL_MEGABYTES)
+    megabytes = 0
     if known and use.cache.tool in {"pip", "uv", "poetry", "pdm", "pipenv"}:
         megabytes = sum(_WHEEL_MEGABYTES[name] for name in known)
-        return f"at least {megabytes} MB ({', '.join(known)})"
-    if any(folder.endswith("/virtualenv") for folder in left):
-        return "at least 7 MB (pip, unpacked for virtualenv)"
-    return ""
+    elif any(folder.endswith("/virtualenv") for folder in left):
+        megabytes, known = 7, ["pip, unpacked for virtualenv"]
+    if not megabytes:
+        return Cost(), ""
+    size = megabytes * 1_000_000
+    # uv's environment may consist of hard links into its cache: what is gone by name is not freed then.
+    cost = Cost(apparent=size, reclaimable=0 if use.cache.tool == "uv" else size)
+    return cost, f"at least {megabytes} MB ({', '.join(known)})"
 
 
 def mount_fix(subject: DockerfileSubject, run: Run, *folders: str) -> Iterator[Fix]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 
 from wain.dockerfile import Instruction
@@ -57,7 +58,9 @@ def _filled_before(run: Run, path: str) -> Instruction | None:
             if step.instruction is run.holder:
                 break
             target = _target(stage, step) if step.instruction.keyword in {"COPY", "ADD"} else None
-            if target is not None and (inside(target, path) or inside(path, target)):
+            if target is None or all(map(_is_small, step.instruction.values[:-1])):
+                continue
+            if inside(target, path) or (inside(path, target) and _brings_folders(step.instruction)):
                 return step.instruction
         for earlier in stage.runs:
             if earlier is run:
@@ -67,6 +70,35 @@ def _filled_before(run: Run, path: str) -> Instruction | None:
                 if made is not None and inside(made, path):
                     return earlier.holder
     return None
+
+
+# What people copy by name and what is never large enough to matter.
+_SMALL = frozenset(
+    ".bash .cfg .conf .crt .css .env .html .ini .js .json .lock .md .pem .properties .py .r .rb .repo .service .sh "
+    ".sql .template .toml .ts .txt .xml .yaml .yml .zsh".split()
+)
+_SMALL_NAMES = frozenset(
+    "Makefile Gemfile Pipfile Procfile LICENSE crontab entrypoint gitconfig motd passwd sudoers .bashrc .gitconfig "
+    ".npmrc .profile .vimrc .zshrc".split()
+)
+
+
+def _is_small(source: str) -> bool:
+    """Whether a source of COPY is a single small file, by its name."""
+    name = source.rpartition("/")[2]
+    return not any(char in name for char in "*?[") and (
+        name in _SMALL_NAMES or (posixpath.splitext(name)[1].lower() in _SMALL)
+    )
+
+
+def _brings_folders(instruction: Instruction) -> bool:
+    """Whether what is copied may have folders of its own: a source without an ending that files have."""
+    return any(
+        source.rstrip("/").rpartition("/")[2] in {"", ".", ".."}
+        or source.endswith("/")
+        or "." not in posixpath.basename(source)
+        for source in instruction.values[:-1]
+    )
 
 
 def _target(stage: StageTrace, step: Step) -> str | None:

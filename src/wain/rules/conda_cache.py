@@ -8,14 +8,15 @@ from wain.rules.caches import append_fix, check_tool
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
 
 
-def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    """What keeps the cache of one command out of its layer, the best first."""
     program = use.call.program
     yield from append_fix(subject, run, use, f"{program} clean --all --yes")
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
     """Commands of conda whose cache stays."""
-    return check_tool(RULE, "conda", subject, _fixes)
+    return check_tool(RULE, "conda", subject, fixes)
 
 
 RULE = Rule(

@@ -8,7 +8,8 @@ from wain.rules.caches import append_fix, check_tool, env_fix, mount_fix
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
 
 
-def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    """What keeps the cache of one command out of its layer, the best first."""
     # With `install.cache` the environment consists of links into the cache.
     links = use.call.env.get("PDM_INSTALL_CACHE", "") != ""
     env = list(env_fix(subject, run, "PDM_NO_CACHE")) if subject.prefer == "env" and not use.call.wrappers else []
@@ -19,7 +20,7 @@ def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
     """Commands of pdm whose cache stays."""
-    return check_tool(RULE, "pdm", subject, _fixes)
+    return check_tool(RULE, "pdm", subject, fixes)
 
 
 RULE = Rule(

@@ -10,7 +10,8 @@ from wain.rules.pip_build_cache import builds
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
 
 
-def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    """What keeps the cache of one command out of its layer, the best first."""
     pip = pip_call(use.call.argv)
     flag = list(word_fix(run, use, pip.verb_at, "--no-cache-dir")) if pip is not None else []
     # A --cache-dir further on would win over a flag put in front of it.
@@ -21,18 +22,27 @@ def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]
     if "sudo" in use.call.wrappers:
         env = []
     order = {"mount": (mount, flag), "flag": (flag, mount), "env": (env, flag)}[subject.prefer]
-    if pip is not None and env and order[0] is flag and builds(pip) and not pip.has("--no-build-isolation"):
-        # The flag does not reach the environment that pip builds in; the variable does.
+    if env and order[0] is flag and any(map(_builds, run.stage.runs)):
+        # The flag does not reach the environment that pip builds in; the variable does, for the whole stage at once.
         order = (env, flag)
-    for fixes in order:
-        yield from fixes
+    for found in order:
+        yield from found
     if not any(order):
         yield from append_fix(subject, run, use, f"rm -rf {left[0]}")
 
 
+def _builds(run: Run) -> bool:
+    """Whether pip builds something in this RUN while its cache is on."""
+    for use in run.uses:
+        pip = pip_call(use.call.argv) if use.cache.tool == "pip" and run.left(use) else None
+        if pip is not None and builds(pip) and not pip.has("--no-build-isolation"):
+            return True
+    return False
+
+
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
     """pip install, wheel and download whose cache stays."""
-    return check_tool(RULE, "pip", subject, _fixes)
+    return check_tool(RULE, "pip", subject, fixes)
 
 
 RULE = Rule(

@@ -11,7 +11,8 @@ from wain.rules.caches import append_fix, check_tool, env_fix, mount_fix
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
 
 
-def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    """What keeps the cache of one command out of its layer, the best first."""
     variable = "UV_NO_CACHE" if left[0].endswith("/uv") else "PIP_NO_CACHE_DIR"
     env = list(env_fix(subject, run, variable)) if subject.prefer == "env" else []
     mount = list(mount_fix(subject, run, left[0])) if subject.prefer == "mount" and not use.call.wrappers else []
@@ -20,7 +21,7 @@ def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
     """Commands of pipx whose cache stays."""
-    return check_tool(RULE, "pipx", subject, _fixes, applies=_backend_is_known)
+    return check_tool(RULE, "pipx", subject, fixes, applies=_backend_is_known)
 
 
 def _backend_is_known(run: Run, use: Use) -> bool:

@@ -8,14 +8,15 @@ from wain.rules.caches import append_fix, check_tool, mount_fix
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
 
 
-def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    """What keeps the cache of one command out of its layer, the best first."""
     mount = list(mount_fix(subject, run, left[0])) if subject.prefer == "mount" and not use.call.wrappers else []
     yield from mount or append_fix(subject, run, use, f"rm -rf {left[0]}")
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
     """Commands of pixi whose cache stays."""
-    return check_tool(RULE, "pixi", subject, _fixes)
+    return check_tool(RULE, "pixi", subject, fixes)
 
 
 RULE = Rule(

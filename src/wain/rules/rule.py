@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 
+_NOT_KNOWN = Cost()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What a caller may choose: `prefer` is how a cache is kept out (auto, mount, flag or env)."""
@@ -86,6 +89,7 @@ class DockerfileSubject:
         instruction: Instruction,
         *,
         severity: Severity | None = None,
+        cost: Cost = _NOT_KNOWN,
         estimate: str = "",
         paths: tuple[str, ...] = (),
         fixes: tuple[Fix, ...] = (),
@@ -97,6 +101,7 @@ class DockerfileSubject:
             message=message,
             location=self.location(span),
             instruction=instruction.keyword,
+            cost=cost,
             estimate=estimate,
             paths=paths,
             fixes=tuple(fix for fix in fixes if fix.edits),

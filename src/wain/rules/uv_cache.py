@@ -8,18 +8,19 @@ from wain.rules.caches import check_tool, env_fix, mount_fix, word_fix
 from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run, Severity, Use
 
 
-def _fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
+    """What keeps the cache of one command out of its layer, the best first."""
     verb_at = next((index for index, value in enumerate(use.call.argv) if value == use.cache.verb.split()[-1]), 0)
     flag = list(word_fix(run, use, verb_at, "--no-cache"))
     mount = list(mount_fix(subject, run, left[0])) if not use.call.wrappers else []
     env = list(env_fix(subject, run, "UV_NO_CACHE")) if "sudo" not in use.call.wrappers else []
-    for fixes in {"mount": (mount, flag), "flag": (flag, mount), "env": (env, flag)}[subject.prefer]:
-        yield from fixes
+    for found in {"mount": (mount, flag), "flag": (flag, mount), "env": (env, flag)}[subject.prefer]:
+        yield from found
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
     """Commands of uv whose cache stays."""
-    return check_tool(RULE, "uv", subject, _fixes)
+    return check_tool(RULE, "uv", subject, fixes)
 
 
 RULE = Rule(

@@ -278,6 +278,14 @@ TABLE: list[tuple[str, str]] = [
     ("", "ENV UV_CACHE_DIR=/u / RUN --mount=type=cache,target=/u uv sync"),
     ("", "RUN uv --version && uv python list"),
     ("", "RUN uv venv /opt/venv"),
+    # A removal that is for what its own RUN fetched, and copies that are too small to speak of.
+    ("apt-cache", "RUN apt-get update / RUN apt-get update && apt-get install -y a && rm -rf /var/lib/apt/lists/*"),
+    ("apt-cache cache-removed-later", "RUN apt-get update / RUN apt-get install -y a && rm -rf /var/lib/apt/lists/*"),
+    ("", "COPY entrypoint.sh /. / RUN mkdir -p /data && chown -R 1000 /data"),
+    ("", "COPY a.sh b.conf /app/ / RUN chmod -R a+rx /app"),
+    ("", "COPY gitconfig /etc/gitconfig / RUN chmod -R 644 /etc/gitconfig"),
+    ("chown-copy", "COPY rootfs /. / RUN chown -R 1000 /srv/app"),
+    ("chown-copy", "COPY app.jar /app/ / RUN chown -R 1000 /app"),
     # Poetry, PDM, pipenv, pipx.
     ("poetry-cache", "RUN poetry install --only main"),
     ("poetry-cache", "RUN poetry install --no-cache"),
