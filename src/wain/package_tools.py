@@ -144,7 +144,10 @@ def _conda_cleaned(call: Invocation) -> tuple[str, ...]:
         return ()
     names = {name for name, _ in found}
     short = "".join(name[1:] for name in names if not name.startswith("--"))
-    if not ("a" in short or "--all" in names or {"t", "p"} <= set(short) or {"--tarballs", "--packages"} <= names):
+    # Archives and index are what weighs; unpacked packages are links into the environment.
+    archives = "t" in short or "--tarballs" in names
+    rest_of_it = {"p", "i"} & set(short) or {"--packages", "--index-cache"} & names
+    if not ("a" in short or "--all" in names or (archives and rest_of_it)):
         return ()
     use = _conda_use(call.with_argv(call.argv[0], "install", "x"))
     return use.folders if use is not None else ()

@@ -59,7 +59,10 @@ RULE = Rule(
         "packages themselves, but not the lists; where `/etc/apt/apt.conf.d/docker-clean` "
         "is removed the packages stay as well."
     ),
-    mend=("`rm -rf /var/lib/apt/lists/*` at the end of the RUN that updates, or mount a cache over both folders."),
+    mend=(
+        "`apt-get update && apt-get install ... && rm -rf /var/lib/apt/lists/*` in one RUN, or mount a cache over "
+        "`/var/lib/apt` and `/var/cache/apt`. What installs later has to update first."
+    ),
     check=check,
     example=Example(
         bad="FROM debian:trixie\nRUN apt-get update && apt-get install -y --no-install-recommends libpq5\n",

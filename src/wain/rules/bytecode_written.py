@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 
 from wain.invocation import is_python, python_module
-from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity
+from wain.paths import absolute, inside
+from wain.pip_commands import pip_call
+from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity, copy_target
 from wain.trace import span_of
 from wain.walk import Call
 
@@ -14,13 +17,13 @@ _MODULES = frozenset({"pip", "venv", "ensurepip", "virtualenv", "compileall", "u
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
-    """Python programs run in a stage that ships without PYTHONDONTWRITEBYTECODE."""
+    """Python programs run in a stage that ships without PYTHONDONTWRITEBYTECODE, where bytecode is missing."""
     for stage in subject.trace.stages:
         if stage.ships != "final":
             continue
         for run in stage.runs:
             for call in run.calls:
-                if _writes(call):
+                if _writes(call) and (_is_copied(run, call) or _has_no_bytecode(run)):
                     yield subject.finding(
                         RULE,
                         span_of(run, call),
@@ -28,6 +31,39 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
                         run.holder,
                         fixes=tuple(_fix(run, call)),
                     )
+
+
+def _is_copied(run: Run, call: Call) -> bool:
+    """Whether the program is, or stands in the folder of, what the file copies in."""
+    module = python_module(call.argv)
+    script = next((word for word in call.argv[1:] if word is not None and not word.startswith("-")), None)
+    place = call.cwd if module is not None else posixpath.dirname(absolute(script, call.cwd) or "")
+    if not place or place == "/":
+        return False
+    for stage in (run.stage, *run.stage.ancestors()):
+        for step in stage.steps:
+            if step.instruction is run.holder:
+                break
+            target = copy_target(stage, step)
+            if target is not None and target != "/" and (inside(place, target) or inside(target, place)):
+                return True
+    return False
+
+
+def _has_no_bytecode(run: Run) -> bool:
+    """Whether an earlier command installs without compiling, as uv does unless it is told to."""
+    for stage in (run.stage, *run.stage.ancestors()):
+        for earlier in stage.runs:
+            for call in earlier.calls:
+                pip = pip_call(call.argv)
+                if pip is not None and pip.verb == "install" and pip.has("--no-compile"):
+                    return True
+                installs = call.program == "uv" and {"install", "sync"} & set(call.argv[1:3])
+                if installs and "--compile-bytecode" not in call.argv and "UV_COMPILE_BYTECODE" not in call.env:
+                    return True
+            if earlier is run:
+                break
+    return False
 
 
 def _fix(run: Run, call: Call) -> Iterator[Fix]:
@@ -59,8 +95,8 @@ RULE = Rule(
     severity=Severity.INFO,
     title="Bytecode written by a program that the build runs",
     cost=(
-        "The bytecode of everything that the program imports, in the layer of the RUN: 5 "
-        "to 50 MB for a Django project's collectstatic."
+        "The bytecode of the project's modules, and of all else that has none yet: the standard library in the "
+        "official images (1 to 3 MB), and what uv installed (a quarter of its size)."
     ),
     why=(
         "Python writes `__pycache__` next to each module that it imports. In a build that "

@@ -177,12 +177,12 @@ def word_fix(run: Run, use: Use, index: int, flag: str) -> Iterator[Fix]:
     yield Fix(title=f"add {flag}", edits=(edit,), is_safe=True)
 
 
-def env_fix(subject: DockerfileSubject, run: Run, name: str) -> Iterator[Fix]:
+def env_fix(subject: DockerfileSubject, run: Run, name: str, *, is_safe: bool = True) -> Iterator[Fix]:
     """Set a variable once, at the start of the stage."""
     opening = run.stage.stage.opening
     at = opening.span.end
     edit = Edit(start=at, end=at, text=f"{subject.dockerfile.newline}ENV {name}=1")
-    yield Fix(title=f"set {name}=1 for the stage", edits=(edit,), is_safe=True)
+    yield Fix(title=f"set {name}=1 for the stage", edits=(edit,), is_safe=is_safe)
 
 
 def append_fix(

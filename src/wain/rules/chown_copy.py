@@ -6,12 +6,10 @@ import posixpath
 from collections.abc import Iterator
 
 from wain.dockerfile import Instruction
-from wain.errors import DockerfileError
 from wain.invocation import is_python, python_module
 from wain.paths import absolute, inside
-from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity
-from wain.substitution import expand
-from wain.trace import StageTrace, Step, span_of
+from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity, copy_target
+from wain.trace import span_of
 from wain.walk import Call
 
 
@@ -57,7 +55,7 @@ def _filled_before(run: Run, path: str) -> Instruction | None:
         for step in stage.steps:
             if step.instruction is run.holder:
                 break
-            target = _target(stage, step) if step.instruction.keyword in {"COPY", "ADD"} else None
+            target = copy_target(stage, step)
             if target is None or all(map(_is_small, step.instruction.values[:-1])):
                 continue
             if inside(target, path) or (inside(path, target) and _brings_folders(step.instruction)):
@@ -101,17 +99,6 @@ def _brings_folders(instruction: Instruction) -> bool:
     )
 
 
-def _target(stage: StageTrace, step: Step) -> str | None:
-    words = step.instruction.words
-    if len(words) < 2:
-        return None
-    try:
-        value = expand(words[-1].value, {**step.args, **step.env}, escape=stage.scope.escape).value
-    except DockerfileError:
-        return None
-    return absolute(value, step.workdir)
-
-
 def _made_environment(call: Call) -> str | None:
     """The folder of an environment that a command makes."""
     if is_python(call.program):
@@ -146,7 +133,7 @@ def _fix(subject: DockerfileSubject, run: Run, call: Call, owner: str | None, pa
         instruction = step.instruction
         if instruction is run.holder:
             break
-        target = _target(run.stage, step) if instruction.keyword in {"COPY", "ADD"} else None
+        target = copy_target(run.stage, step)
         if target is None or not (inside(target, path) or inside(path, target)):
             continue
         if not inside(target, path) or instruction.flag("chown") is not None:

@@ -35,7 +35,8 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
                 run.holder,
                 severity=severity,
                 paths=(folder,),
-                fixes=tuple(env_fix(subject, run, "PIP_NO_CACHE_DIR")),
+                # pip before 19.0, which old distributions have, stumbles over the variable.
+                fixes=tuple(env_fix(subject, run, "PIP_NO_CACHE_DIR", is_safe=run.stage.base.python)),
             )
 
 

@@ -22,8 +22,9 @@ def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...])
     if "sudo" in use.call.wrappers:
         env = []
     order = {"mount": (mount, flag), "flag": (flag, mount), "env": (env, flag)}[subject.prefer]
-    if env and order[0] is flag and any(map(_builds, run.stage.runs)):
+    if env and order[0] is flag and run.stage.base.python and any(map(_builds, run.stage.runs)):
         # The flag does not reach the environment that pip builds in; the variable does, for the whole stage at once.
+        # Distributions' old releases of pip stumble over it.
         order = (env, flag)
     for found in order:
         yield from found

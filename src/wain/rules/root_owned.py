@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wain.errors import DockerfileError
 from wain.paths import absolute, inside
-from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Severity
-from wain.substitution import expand
+from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Severity, copy_target
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
@@ -28,17 +26,7 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
     ]
     for step in stage.steps:
         instruction = step.instruction
-        if (
-            instruction.keyword not in {"COPY", "ADD"}
-            or instruction.flag("chown") is not None
-            or len(instruction.words) < 2
-        ):
-            continue
-        try:
-            value = expand(instruction.words[-1].value, {**step.args, **step.env}, escape=stage.scope.escape).value
-        except DockerfileError:
-            continue
-        target = absolute(value, step.workdir)
+        target = copy_target(stage, step) if instruction.flag("chown") is None else None
         if target is None or not inside(target, user.home) or any(inside(target, path) for path in chowned):
             continue
         at = instruction.keyword_end

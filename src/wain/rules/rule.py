@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from wain.dockerfile import Dockerfile, Instruction, Span
+from wain.errors import DockerfileError
 from wain.findings import Cost, Edit, Finding, Fix, Location, Severity
 from wain.follow import follow
-from wain.trace import Mounted, Reader, Run, StageTrace, Trace, Use, User, span_of
+from wain.paths import absolute
+from wain.substitution import expand
+from wain.trace import Mounted, Reader, Run, StageTrace, Step, Trace, Use, User, span_of
 
 __all__ = [
     "Cost",
@@ -25,6 +28,7 @@ __all__ = [
     "Severity",
     "Use",
     "User",
+    "copy_target",
 ]
 
 
@@ -133,6 +137,18 @@ class Rule:
     check: Callable[[DockerfileSubject], Iterator[Finding]]
     example: Example
     hadolint: tuple[str, ...] = ()
+
+
+def copy_target(stage: StageTrace, step: Step) -> str | None:
+    """Where a COPY or ADD of a stage puts what it copies; None for other instructions and where it is unknown."""
+    instruction = step.instruction
+    if instruction.keyword not in {"COPY", "ADD"} or len(instruction.words) < 2:
+        return None
+    try:
+        value = expand(instruction.words[-1].value, {**step.args, **step.env}, escape=stage.scope.escape).value
+    except DockerfileError:
+        return None
+    return absolute(value, step.workdir)
 
 
 def delivered(stage: StageTrace) -> str:
