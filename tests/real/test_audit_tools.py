@@ -212,10 +212,12 @@ def test_what_the_audit_says_is_in_the_image(bench: Bench, experiment: Experimen
     text = _text(experiment)
     findings = [finding for finding in audit_text(text).findings if finding.paths]
     assert {finding.rule for finding in findings} == set(experiment.rules.split())
+    # What a later RUN removes is looked for before it does.
+    removals = [finding.location.start for finding in findings if finding.rule == "cache-removed-later"]
+    before = text[: text.rfind("\n", 0, min(removals, default=len(text))) + 1]
+    if findings:
+        files, _ = bench.look(before, start="true")
     for finding in findings:
-        # What a later RUN removes is looked for before it does.
-        until = finding.location.start if finding.rule == "cache-removed-later" else len(text)
-        files, _ = bench.look(text[: text.rfind("\n", 0, until) + 1], start="true")
         for folder in finding.paths:
             size = sum(size for path, size in files.items() if path.startswith(f"{folder}/"))
             assert size > finding.cost.reclaimable, (folder, files)
@@ -231,3 +233,48 @@ def test_what_the_audit_says_is_in_the_image(bench: Bench, experiment: Experimen
     files, starts = bench.look(mended.after, start=experiment.start)
     assert not files
     assert starts
+
+
+def test_a_cache_of_uv_is_made_of_hard_links_and_costs_a_copy_elsewhere(bench: Bench) -> None:
+    head = f"FROM {_BASE}\nWORKDIR /p/uv\n"
+    without = bench.layer_bytes(f"{head}RUN uv sync --no-cache\n")[0]
+    linked = bench.layer_bytes(f"{head}RUN uv sync\n")[0]
+    copied = bench.layer_bytes(f"{head}RUN uv sync --link-mode copy\n")[0]
+    assert linked - without < len(_NOISE)
+    assert copied - without > 2 * len(_NOISE)
+
+
+def test_chown_copies_what_lies_below_and_copy_with_chown_does_not(bench: Bench) -> None:
+    (bench.folder / "big").write_bytes(_NOISE)
+    text = f"FROM {_BASE}\nRUN useradd -m app\nCOPY big /app/\nRUN chown -R app /app\n"
+    (finding,) = audit_text(text).findings
+    assert (finding.rule, finding.paths) == ("chown-copy", ("/app",))
+    layers = bench.layer_bytes(text)
+    assert layers[0] >= len(_NOISE)
+    mended = fix(text, unsafe=True)
+    assert not mended.remaining.findings
+    assert sum(layers) - sum(bench.layer_bytes(mended.after)) >= len(_NOISE)
+    _, starts = bench.look(mended.after, start="test $(stat -c %U /app/big) = app")
+    assert starts
+
+
+def test_a_mount_that_belongs_to_root_keeps_nothing_for_another_user(bench: Bench) -> None:
+    mount = "--mount=type=cache,target=/home/app/.cache/pip"
+    text = f"FROM {_BASE}\nRUN useradd -m -u 1000 app\nUSER app\nRUN {mount} pip install --user six\n"
+    (finding,) = audit_text(text).findings
+    assert finding.rule == "cache-mount-owner"
+    mended = fix(text)
+    assert not mended.remaining.findings
+    for made, keeps in ((text, False), (mended.after, True)):
+        bench.docker.cli("builder", "prune", "--force", "--filter=type=exec.cachemount")
+        kept = f'test "$(find /home/app/.cache/pip -type f -size +16k)" && echo x > /kept || true'
+        files, found = bench.look(f"{made}USER 0\nRUN {mount} {kept}\n", start="test -e /kept")
+        assert not files
+        assert found is keeps
+
+
+def test_what_a_cached_wheel_costs_at_least(bench: Bench, index_front: IndexFront) -> None:
+    text = f"FROM {_BASE}\nRUN pip install --index-url {index_front.url} numpy\n"
+    (finding,) = audit_text(text).findings
+    files, _ = bench.look(text, start="true")
+    assert sum(files.values()) > finding.cost.reclaimable > 10_000_000

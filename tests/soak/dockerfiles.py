@@ -6,12 +6,13 @@ import random
 import time
 from pathlib import Path
 
+from tests.fix_checks import check_fix
 from tests.unit.go_parser import official_rows, our_rows
 from tests.unit.rules.samples import SAMPLES
 from wain.audit import audit_text
 from wain.dockerfile import decode, encode, parse
 from wain.errors import DockerfileError
-from wain.fix import fix
+from wain.report import FORMATS, render
 
 _CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 _TOKENS = (
@@ -33,6 +34,11 @@ def main(seconds: float) -> None:
     if _CORPUS.is_dir():
         texts += [text for file in sorted(_CORPUS.iterdir()) if len(text := decode(file.read_bytes())) < 8_000]
     end = time.monotonic() + seconds
+    # As they are first, all of them.
+    for text in texts:
+        check(text, unsafe=False)
+        check(text, unsafe=True)
+    print(f"{len(texts)} whole texts", flush=True)
     count = 0
     while time.monotonic() < end:
         text = mutate(source.choice(texts), source, texts)
@@ -87,6 +93,8 @@ def check(text: str, *, unsafe: bool) -> None:
         # Newer builders read modifiers in braces that the binding's release does not, and "check" as a directive.
         if "${" not in text and "check" not in text and not garbled:
             assert ours == official
-    result = fix(text, unsafe=unsafe)
-    assert fix(result.after, unsafe=unsafe).after == result.after
-    parse(result.after)
+    result = check_fix(text, unsafe=unsafe)
+    before = {finding.rule for finding in report.findings}
+    assert {finding.rule for finding in result.remaining.findings} <= before
+    for form in FORMATS:
+        render([report, result.remaining], form=form)
