@@ -13,6 +13,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from wain.errors import DockerfileError
 
@@ -22,9 +23,8 @@ INSTRUCTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Half-open range of offsets into the Dockerfile's text."""
+class Span(NamedTuple):
+    """Half-open range of offsets into the Dockerfile's text. A tuple, as there are hundreds in each file."""
 
     start: int
     end: int

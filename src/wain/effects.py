@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from wain.installers import cache_use, cleaned_folders
+from wain.installers import cache_use, cleaned_folders, is_tool
 from wain.invocation import Invocation
 from wain.paths import absolute, covers, expand_braces
 from wain.pip_commands import pip_call, pip_config_paths
@@ -25,14 +25,16 @@ class Effects:
     def call(self, call: Call) -> None:
         self.files(call)
         program = call.program
-        files = self.stage.files
-        invocation = Invocation(argv=call.argv, env=call.env, home=call.home, files=files, cwd=call.cwd)
-        use = cache_use(invocation)
-        if use is not None:
-            self.run.uses.append(Use(cache=use, call=call))
-        for folder in cleaned_folders(invocation):
-            self.removal(folder, call)
-        if program in {"rm", "rmdir", "unlink", "shred"}:
+        if is_tool(program):
+            files = self.stage.files
+            invocation = Invocation(argv=call.argv, env=call.env, home=call.home, files=files, cwd=call.cwd)
+            use = cache_use(invocation)
+            if use is not None:
+                self.run.uses.append(Use(cache=use, call=call))
+            else:
+                for folder in cleaned_folders(invocation):
+                    self.removal(folder, call)
+        elif program in {"rm", "rmdir", "unlink", "shred"}:
             for value in call.argv[1:]:
                 if value is not None and not value.startswith("-"):
                     self.paths(value, call)

@@ -5,6 +5,8 @@ Pure functions of arguments, environment, home and configuration; nothing is run
 
 from __future__ import annotations
 
+import functools
+
 from wain.invocation import CacheUse, Invocation, Tool, is_pip, is_python, python_module
 from wain.package_tools import APK, APT, CONDA, DNF, NPM, PIXI
 from wain.pip_commands import PIP
@@ -13,6 +15,12 @@ from wain.python_tools import PDM, PIPENV, PIPX, POETRY, UV
 TOOLS = (PIP, UV, POETRY, PDM, PIPENV, PIPX, CONDA, PIXI, APT, APK, DNF, NPM)
 _BY_PROGRAM = {program: tool for tool in TOOLS for program in tool.programs}
 _BY_MODULE = {tool.module: tool for tool in TOOLS if tool.module is not None}
+
+
+@functools.lru_cache(maxsize=4096)
+def is_tool(program: str) -> bool:
+    """Whether a program's name may be a package tool's, so that the other functions have something to say."""
+    return program in _BY_PROGRAM or is_pip(program) or is_python(program)
 
 
 def cache_use(call: Invocation) -> CacheUse | None:

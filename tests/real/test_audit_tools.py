@@ -10,8 +10,11 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -267,14 +270,24 @@ def test_a_mount_that_belongs_to_root_keeps_nothing_for_another_user(bench: Benc
     assert not mended.remaining.findings
     for made, keeps in ((text, False), (mended.after, True)):
         bench.docker.cli("builder", "prune", "--force", "--filter=type=exec.cachemount")
-        kept = f'test "$(find /home/app/.cache/pip -type f -size +16k)" && echo x > /kept || true'
+        kept = 'test "$(find /home/app/.cache/pip -type f -size +16k)" && echo x > /kept || true'
         files, found = bench.look(f"{made}USER 0\nRUN {mount} {kept}\n", start="test -e /kept")
         assert not files
         assert found is keeps
 
 
-def test_what_a_cached_wheel_costs_at_least(bench: Bench, index_front: IndexFront) -> None:
-    text = f"FROM {_BASE}\nRUN pip install --index-url {index_front.url} numpy\n"
-    (finding,) = audit_text(text).findings
-    files, _ = bench.look(text, start="true")
-    assert sum(files.values()) > finding.cost.reclaimable > 10_000_000
+def test_what_a_cached_wheel_costs_at_least(bench: Bench, index_front: IndexFront, tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version=3.13",
+         "--platform=manylinux_2_28_x86_64", "--dest", tmp_path, "numpy"],
+        check=True,
+        env={**os.environ, **index_front.pip_env},
+    )  # fmt: skip
+    (wheel,) = tmp_path.iterdir()
+    with serve_index(Index(max_age_seconds=3600)) as index:
+        index.put("numpy", wheel.name, wheel.read_bytes())
+        text = f"FROM {_BASE}\nRUN pip install --index-url {index.simple} numpy\n"
+        (finding,) = audit_text(text).findings
+        files, starts = bench.look(text, start="python -c 'import numpy'")
+        assert starts
+        assert sum(files.values()) > finding.cost.reclaimable > 10_000_000

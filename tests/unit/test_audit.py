@@ -130,6 +130,52 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "pip-cache" in capsys.readouterr().out
 
 
+def test_each_target_has_the_settings_of_its_own_project(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, settings in (
+        ("lenient", 'fail-on = "never"'),
+        ("strict", 'fail-on = "info"\nexclude = ["old/*"]\n[tool.wain.audit.severity]\npip-cache = "info"'),
+        ("silent", 'ignore = ["pip-cache"]\nfail-on = "info"'),
+    ):
+        Path(name, "old").mkdir(parents=True)
+        Path(name, "pyproject.toml").write_text(f"[tool.wain.audit]\n{settings}\n")
+        Path(name, "Dockerfile").write_text(BAD)
+        Path(name, "old/Dockerfile").write_text(BAD)
+    assert command.run(arguments("lenient")) == 0
+    assert command.run(arguments("strict")) == 1
+    assert command.run(arguments("strict", "--fail-on", "warning")) == 0
+    assert command.run(arguments("lenient", "--fail-on", "warning")) == 1
+    assert command.run(arguments("silent")) == 0
+    assert command.run(arguments("strict", "lenient")) == 1
+    capsys.readouterr()
+    assert command.run(arguments("lenient", "silent", "strict/Dockerfile", "--fail-on=never")) == 0
+    out = capsys.readouterr().out
+    assert (
+        out.endswith(
+            "  errs warnings infos\n\n"
+            "     0        1     0  lenient/Dockerfile\n\n"
+            "     0        1     0  lenient/old/Dockerfile\n\n"
+            "     0        0     1  strict/Dockerfile\n\n"
+            "3 findings (2 warnings, 1 info) in 5 files; `wain fix` mends 3\n"
+        )
+        or "lenient/old/Dockerfile" in out
+    )
+    print(out)
+
+
+@pytest.mark.parametrize("form", ["text", "json", "sarif", "github", "html"])
+def test_every_format_goes_to_standard_output(
+    form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(BAD.encode())))
+    assert command.run(arguments("-", "--format", form)) == 1
+    captured = capsys.readouterr()
+    assert "pip-cache" in captured.out
+    assert not captured.err
+
+
 def test_parse_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a").write_bytes(b"FROM a\r\nRUN \xff\r\n")
     assert command.run(arguments("--parse-only", str(tmp_path))) == 0

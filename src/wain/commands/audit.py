@@ -74,27 +74,28 @@ def run(args: argparse.Namespace) -> int:
     # Syntax trees are many small objects without cycles: the collector's default would visit them over and over.
     gc.set_threshold(100_000, 20, 20)
     audits: list[Audit] = []
-    fail_on = "warning"
+    fails = False
     for target in args.targets:
+        path = Path() if target == "-" else Path(target)
+        settings = chosen_settings(args, read_settings(path if path.is_dir() else path.parent))
+        found: list[Audit] = []
         if target == "-":
-            settings = chosen_settings(args, read_settings(Path()))
-            audits.append(audit_text(decode(sys.stdin.buffer.read()), name="-", settings=settings))
+            found.append(audit_text(decode(sys.stdin.buffer.read()), name="-", settings=settings))
         else:
-            path = Path(target)
-            settings = chosen_settings(args, read_settings(path if path.is_dir() else path.parent))
-            for found in find_dockerfiles([path], exclude=settings.exclude):
-                text = decode(read_bytes(found))
-                reader = context_reader(found.parent)
-                audits.append(audit_text(text, name=str(found), settings=settings, read=reader))
+            for file in find_dockerfiles([path], exclude=settings.exclude):
+                text = decode(read_bytes(file))
+                found.append(audit_text(text, name=str(file), settings=settings, read=context_reader(file.parent)))
+        audits += found
+        # Each target fails by the settings of its own project.
         fail_on = args.fail_on or settings.fail_on
+        if fail_on != "never":
+            limit = Severity(fail_on).rank
+            fails = fails or any(audit.worst is not None and audit.worst.rank >= limit for audit in found)
     if not audits:
         print("no Dockerfile found", file=sys.stderr)
     color = args.format == "text" and sys.stdout.isatty()
     write_report(audits, form=args.format, color=color)
-    if fail_on == "never":
-        return 0
-    limit = Severity(fail_on).rank
-    return int(any(audit.worst is not None and audit.worst.rank >= limit for audit in audits))
+    return int(fails)
 
 
 def chosen_settings(args: argparse.Namespace, settings: AuditSettings) -> AuditSettings:

@@ -44,25 +44,36 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
     for stage in subject.trace.stages:
         if stage.ships == "discarded":
             continue
-        lineage = [*reversed(list(stage.ancestors())), stage]
-        runs = [run for one in lineage for run in one.runs]
+        filled: list[tuple[Run, Use, tuple[str, ...]]] = []
         told: set[tuple[int, str]] = set()
-        for run in stage.runs:
-            for removal in run.removals:
-                if "trap" in removal.call.wrappers:
-                    continue
-                for earlier in runs[: runs.index(run)]:
-                    for use in earlier.uses:
-                        folders = tuple(
-                            folder
-                            for folder in earlier.left(use)
-                            if covers(removal.pattern, folder)
-                            and (earlier.holder.line, folder) not in told
-                            and not _fills(run, folder, removal)
-                        )
-                        if folders:
-                            told.update((earlier.holder.line, folder) for folder in folders)
-                            yield _finding(subject, run, removal, earlier, use, folders)
+        for one in (*reversed(list(stage.ancestors())), stage):
+            for run in one.runs:
+                if one is stage and filled:
+                    yield from _removals(subject, run, filled, told)
+                filled += [(run, use, left) for use in run.uses if (left := run.left(use))]
+
+
+def _removals(
+    subject: DockerfileSubject,
+    run: Run,
+    filled: list[tuple[Run, Use, tuple[str, ...]]],
+    told: set[tuple[int, str]],
+) -> Iterator[Finding]:
+    """What the RUN removes of what earlier ones filled; `told` is what was said before, by line and folder."""
+    for removal in run.removals:
+        if "trap" in removal.call.wrappers:
+            continue
+        for earlier, use, left in filled:
+            folders = tuple(
+                folder
+                for folder in left
+                if covers(removal.pattern, folder)
+                and (earlier.holder.line, folder) not in told
+                and not _fills(run, folder, removal)
+            )
+            if folders:
+                told.update((earlier.holder.line, folder) for folder in folders)
+                yield _finding(subject, run, removal, earlier, use, folders)
 
 
 def _fills(run: Run, folder: str, removal: Removal) -> bool:
