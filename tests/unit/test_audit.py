@@ -152,17 +152,13 @@ def test_each_target_has_the_settings_of_its_own_project(
     capsys.readouterr()
     assert command.run(arguments("lenient", "silent", "strict/Dockerfile", "--fail-on=never")) == 0
     out = capsys.readouterr().out
-    assert (
-        out.endswith(
-            "  errs warnings infos\n\n"
-            "     0        1     0  lenient/Dockerfile\n\n"
-            "     0        1     0  lenient/old/Dockerfile\n\n"
-            "     0        0     1  strict/Dockerfile\n\n"
-            "3 findings (2 warnings, 1 info) in 5 files; `wain fix` mends 3\n"
-        )
-        or "lenient/old/Dockerfile" in out
+    assert out.endswith(
+        "\n  errs warnings infos\n"
+        "     0        1     0  lenient/Dockerfile\n"
+        "     0        1     0  lenient/old/Dockerfile\n"
+        "     0        0     1  strict/Dockerfile\n"
+        "3 findings (2 warnings, 1 info) in 5 files; `wain fix` mends 3\n"
     )
-    print(out)
 
 
 @pytest.mark.parametrize("form", ["text", "json", "sarif", "github", "html"])
