@@ -134,7 +134,9 @@ def _poetry_use(call: Invocation) -> CacheUse | None:
     if verb not in {"install", "add", "update", "sync", "self", "lock"} or ("--dry-run", None) in found:
         return None
     folder, place, enabled = _poetry_folder(call)
-    folders: tuple[str, ...] = (f"{folder}/cache", f"{folder}/artifacts")
+    # --no-cache keeps out index pages, not what was downloaded.
+    names = ("artifacts",) if ("--no-cache", None) in found else ("cache", "artifacts")
+    folders = tuple(f"{folder}/{name}" for name in names)
     creates, is_known = _poetry_setting(call, "POETRY_VIRTUALENVS_CREATE", "virtualenvs", "create")
     makes_environment = is_known and (creates is None or str(creates).lower() in {"true", "1"})
     if makes_environment and verb != "self" and "VIRTUAL_ENV" not in call.env:

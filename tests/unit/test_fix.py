@@ -105,6 +105,26 @@ def test_unsafe_fixes_need_to_be_asked_for() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "copied"), [("app:app", "app:app"), ("app:", "app"), ("app.web", "app:web"), ("1000", "1000")]
+)
+def test_an_owner_of_chown_becomes_one_of_copy(given: str, copied: str) -> None:
+    text = f"{HEAD}COPY . /app\nRUN chown -R {given} /app\n"
+    assert fix(text, unsafe=True).after == f"{HEAD}COPY --chown={copied} . /app\n"
+
+
+def test_a_cache_that_is_removed_later_is_kept_out_once() -> None:
+    text = f"{HEAD}RUN pip install a\nRUN rm -rf /root/.cache\n"
+    assert fix(text).after == f"{HEAD}RUN pip install --no-cache-dir a\nRUN rm -rf /root/.cache\n"
+
+
+def test_old_distributions_pip_gets_the_flag_and_the_official_images_the_variable() -> None:
+    runs = "RUN pip install .\nRUN pip install b\n"
+    flags = "RUN pip install --no-cache-dir .\nRUN pip install --no-cache-dir b\n"
+    assert fix(f"FROM centos:7\n{runs}").after == f"FROM centos:7\n{flags}"
+    assert fix(f"{HEAD}{runs}").after == f"{HEAD}ENV PIP_NO_CACHE_DIR=1\n{runs}"
+
+
 def test_what_does_not_parse_is_an_error() -> None:
     with pytest.raises(DockerfileError):
         fix("FROM a\nENV x\n")

@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from wain.invocation import is_python, python_module
 from wain.paths import absolute, inside
 from wain.pip_commands import pip_call
-from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity, copy_target
+from wain.rules.rule import (
+    DockerfileSubject,
+    Edit,
+    Example,
+    Finding,
+    Fix,
+    Rule,
+    Run,
+    Severity,
+    copy_target,
+    may_be_folder,
+)
 from wain.trace import span_of
 from wain.walk import Call
 
@@ -36,8 +47,11 @@ def check(subject: DockerfileSubject) -> Iterator[Finding]:
 def _is_copied(run: Run, call: Call) -> bool:
     """Whether the program is, or stands in the folder of, what the file copies in."""
     module = python_module(call.argv)
-    script = next((word for word in call.argv[1:] if word is not None and not word.startswith("-")), None)
-    place = call.cwd if module is not None else posixpath.dirname(absolute(script, call.cwd) or "")
+    script = None
+    if module is None:
+        named = next((word for word in call.argv[1:] if word is not None and not word.startswith("-")), None)
+        script = absolute(named, call.cwd)
+    place = call.cwd if module is not None else posixpath.dirname(script or "")
     if not place or place == "/":
         return False
     for stage in (run.stage, *run.stage.ancestors()):
@@ -45,7 +59,12 @@ def _is_copied(run: Run, call: Call) -> bool:
             if step.instruction is run.holder:
                 break
             target = copy_target(stage, step)
-            if target is not None and target != "/" and (inside(place, target) or inside(target, place)):
+            if target is None or target == "/" or not (inside(place, target) or inside(target, place)):
+                continue
+            sources = step.instruction.values[:-1]
+            if any(
+                may_be_folder(one) or posixpath.basename(one) == posixpath.basename(script or "") for one in sources
+            ):
                 return True
     return False
 

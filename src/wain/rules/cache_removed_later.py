@@ -19,7 +19,7 @@ from wain.rules import (
     poetry_cache,
     uv_cache,
 )
-from wain.rules.caches import FixMaker, enumerated
+from wain.rules.caches import FixMaker, called, enumerated
 from wain.rules.rule import DockerfileSubject, Example, Finding, Rule, Run, Severity, Use
 from wain.trace import Removal, span_of
 
@@ -63,6 +63,7 @@ def _removals(
     for removal in run.removals:
         if "trap" in removal.call.wrappers:
             continue
+        by_folders: dict[tuple[str, ...], list[tuple[Run, Use]]] = {}
         for earlier, use, left in filled:
             folders = tuple(
                 folder
@@ -73,7 +74,9 @@ def _removals(
             )
             if folders:
                 told.update((earlier.holder.line, folder) for folder in folders)
-                yield _finding(subject, run, removal, earlier, use, folders)
+                by_folders.setdefault(folders, []).append((earlier, use))
+        for folders, uses in by_folders.items():
+            yield _finding(subject, run, removal, folders, uses)
 
 
 def _fills(run: Run, folder: str, removal: Removal) -> bool:
@@ -82,18 +85,26 @@ def _fills(run: Run, folder: str, removal: Removal) -> bool:
 
 
 def _finding(
-    subject: DockerfileSubject, run: Run, removal: Removal, earlier: Run, use: Use, folders: tuple[str, ...]
+    subject: DockerfileSubject,
+    run: Run,
+    removal: Removal,
+    folders: tuple[str, ...],
+    uses: list[tuple[Run, Use]],
 ) -> Finding:
     were, it = ("was", "it") if len(folders) == 1 else ("were", "them")
+    lines = tuple(dict.fromkeys(str(earlier.holder.line) for earlier, _ in uses))
+    where = f"the RUN of line {lines[0]}" if len(lines) == 1 else f"the RUNs of lines {enumerated(lines)}"
+    earlier, use = uses[0]
     return subject.finding(
         RULE,
         span_of(run, removal.call),
-        f"{enumerated(folders)} {were} filled by {use.cache.tool} in the RUN of line {earlier.holder.line}: "
+        f"{enumerated(folders)} {were} filled by {called(use)} in {where}: "
         f"removing {it} here hides {it}, and frees nothing",
         run.holder,
         severity=Severity.INFO if run.stage.ships == "target" else RULE.severity,
         paths=folders,
-        fixes=tuple(_FIXES[use.cache.tool](subject, earlier, use, earlier.left(use))),
+        # Several are mended by the findings about each of them.
+        fixes=tuple(_FIXES[use.cache.tool](subject, earlier, use, earlier.left(use))) if len(uses) == 1 else (),
     )
 
 

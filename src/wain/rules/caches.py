@@ -71,7 +71,7 @@ def check_tool(
             yield subject.finding(
                 rule,
                 call_span(run, use),
-                f"{use.cache.tool} {use.cache.verb} leaves its cache in {where}{only}",
+                f"{called(use)} {use.cache.verb} leaves its cache in {where}{only}",
                 run.holder,
                 severity=severity,
                 cost=cost,
@@ -79,6 +79,12 @@ def check_tool(
                 paths=left,
                 fixes=tuple(make_fixes(subject, run, use, left)),
             )
+
+
+def called(use: Use) -> str:
+    """The tool by the name that the file calls it by: apt-get, yum, mamba."""
+    program = use.call.program
+    return program if use.cache.tool in {"apt", "conda", "dnf"} and program else use.cache.tool
 
 
 def removed_later(subject: DockerfileSubject, run: Run, folder: str) -> bool:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
 
 from wain.dockerfile import Instruction
 from wain.invocation import is_python, python_module
 from wain.paths import absolute, inside
-from wain.rules.rule import DockerfileSubject, Edit, Example, Finding, Fix, Rule, Run, Severity, copy_target
+from wain.rules.rule import (
+    DockerfileSubject,
+    Edit,
+    Example,
+    Finding,
+    Fix,
+    Rule,
+    Run,
+    Severity,
+    copy_target,
+    may_be_folder,
+)
 from wain.trace import span_of
 from wain.walk import Call
 
@@ -58,7 +70,7 @@ def _filled_before(run: Run, path: str) -> Instruction | None:
             target = copy_target(stage, step)
             if target is None or all(map(_is_small, step.instruction.values[:-1])):
                 continue
-            if inside(target, path) or (inside(path, target) and _brings_folders(step.instruction)):
+            if inside(target, path) or (inside(path, target) and any(map(may_be_folder, step.instruction.values[:-1]))):
                 return step.instruction
         for earlier in stage.runs:
             if earlier is run:
@@ -86,16 +98,6 @@ def _is_small(source: str) -> bool:
     name = source.rpartition("/")[2]
     return not any(char in name for char in "*?[") and (
         name in _SMALL_NAMES or (posixpath.splitext(name)[1].lower() in _SMALL)
-    )
-
-
-def _brings_folders(instruction: Instruction) -> bool:
-    """Whether what is copied may have folders of its own: a source without an ending that files have."""
-    return any(
-        source.rstrip("/").rpartition("/")[2] in {"", ".", ".."}
-        or source.endswith("/")
-        or "." not in posixpath.basename(source)
-        for source in instruction.values[:-1]
     )
 
 
@@ -139,13 +141,18 @@ def _fix(subject: DockerfileSubject, run: Run, call: Call, owner: str | None, pa
         if not inside(target, path) or instruction.flag("chown") is not None:
             return
         at = instruction.keyword_end
-        edits.append(Edit(start=at, end=at, text=f" --chown={owner}"))
+        edits.append(Edit(start=at, end=at, text=f" --chown={_owner(owner)}"))
     if not edits:
         return
     dockerfile = subject.dockerfile
     start = dockerfile.line_start(run.instruction.line)
     edits.append(Edit(start=start, end=dockerfile.line_start(run.instruction.end_line + 1), text=""))
-    yield Fix(title=f"copy with --chown={owner} instead", edits=tuple(edits), is_safe=False)
+    yield Fix(title=f"copy with --chown={_owner(owner)} instead", edits=tuple(edits), is_safe=False)
+
+
+def _owner(text: str) -> str:
+    """An owner of chown as COPY takes it: `app:` and `app.app` are chown's alone."""
+    return re.sub(r"^(\w+)\.(\w+)$", r"\1:\2", text).removesuffix(":")
 
 
 RULE = Rule(

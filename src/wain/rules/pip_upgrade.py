@@ -60,7 +60,7 @@ def _fix(subject: DockerfileSubject, run: Run, call: Call) -> Iterator[Fix]:
         line = run.instruction.line
         start = dockerfile.line_start(line)
         edit = Edit(start=start, end=dockerfile.line_start(run.instruction.end_line + 1), text="")
-    yield Fix(title="leave the base's pip as it is", edits=(edit,), is_safe=False)
+    yield Fix(title="leave what the base has as it is", edits=(edit,), is_safe=False)
 
 
 RULE = Rule(

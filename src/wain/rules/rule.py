@@ -29,6 +29,7 @@ __all__ = [
     "Use",
     "User",
     "copy_target",
+    "may_be_folder",
 ]
 
 
@@ -149,6 +150,12 @@ def copy_target(stage: StageTrace, step: Step) -> str | None:
     except DockerfileError:
         return None
     return absolute(value, step.workdir)
+
+
+def may_be_folder(source: str) -> bool:
+    """Whether a source of COPY may be a folder: it is one, or its name has no ending as files have."""
+    name = source.rstrip("/").rpartition("/")[2]
+    return source.endswith("/") or name in {"", ".", ".."} or "." not in name
 
 
 def delivered(stage: StageTrace) -> str:

@@ -281,6 +281,16 @@ TABLE: list[tuple[str, str]] = [
     ("", "RUN conda install flask && conda clean -tipsy"),
     ("", "RUN conda install flask && conda clean -ti -y"),
     ("conda-cache", "RUN conda install flask && conda clean -yt"),
+    ("", "RUN git clone https://me@git.example/app.git"),
+    ("", "RUN sed -i 's@http://www.a.example@https://www.a.example@' x"),
+    ("secret-url", "RUN git clone https://ghp_abcdef@git.example/app.git"),
+    ("secret-url", "RUN git clone https://0123456789abcdef01234567@git.example/app.git"),
+    ("", "COPY a.whl /tmp/ / RUN echo 'import matplotlib' > /tmp/font.py && python /tmp/font.py"),
+    ("bytecode-written", "COPY manage.py /srv/ / RUN python /srv/manage.py migrate"),
+    (
+        "apt-cache cache-removed-later",
+        "RUN apt-get update / RUN apt-get update && true / RUN rm -rf /var/lib/apt/lists/*",
+    ),
     # A removal that is for what its own RUN fetched, and copies that are too small to speak of.
     ("apt-cache", "RUN apt-get update / RUN apt-get update && apt-get install -y a && rm -rf /var/lib/apt/lists/*"),
     ("apt-cache cache-removed-later", "RUN apt-get update / RUN apt-get install -y a && rm -rf /var/lib/apt/lists/*"),
