@@ -22,10 +22,13 @@ def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...])
     if "sudo" in use.call.wrappers:
         env = []
     order = {"mount": (mount, flag), "flag": (flag, mount), "env": (env, flag)}[subject.prefer]
-    if env and order[0] is flag and run.stage.base.python and any(map(_builds, run.stage.runs)):
-        # The flag does not reach the environment that pip builds in; the variable does, for the whole stage at once.
-        # Distributions' old releases of pip stumble over it.
-        order = (env, flag)
+    if order[0] is flag and any(map(_builds, run.stage.runs)):
+        # The flag does not reach the environment that pip builds in. The variable does, for the whole stage at once,
+        # but distributions' old releases of pip stumble over it.
+        if env and run.stage.base.python:
+            order = (env, flag)
+        elif _builds_here(use):
+            order = (list(append_fix(subject, run, use, f"rm -rf {left[0]}")), mount)
     for found in order:
         yield from found
     if not any(order):
@@ -34,11 +37,13 @@ def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...])
 
 def _builds(run: Run) -> bool:
     """Whether pip builds something in this RUN while its cache is on."""
-    for use in run.uses:
-        pip = pip_call(use.call.argv) if use.cache.tool == "pip" and run.left(use) else None
-        if pip is not None and builds(pip) and not pip.has("--no-build-isolation"):
-            return True
-    return False
+    return any(use.cache.tool == "pip" and _builds_here(use) and run.left(use) for use in run.uses)
+
+
+def _builds_here(use: Use) -> bool:
+    """Whether this command has pip build something in an environment of its own."""
+    pip = pip_call(use.call.argv)
+    return pip is not None and builds(pip) and not pip.has("--no-build-isolation")
 
 
 def check(subject: DockerfileSubject) -> Iterator[Finding]:
