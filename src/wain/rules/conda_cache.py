@@ -10,7 +10,8 @@ from wain.rules.rule import DockerfileSubject, Example, Finding, Fix, Rule, Run,
 
 def fixes(subject: DockerfileSubject, run: Run, use: Use, left: tuple[str, ...]) -> Iterator[Fix]:
     """What keeps the cache of one command out of its layer, the best first."""
-    program = use.call.program
+    # By its path, where it is called so: the PATH may not have it.
+    program = use.call.argv[0] or use.call.program
     yield from append_fix(subject, run, use, f"{program} clean --all --yes")
 
 
