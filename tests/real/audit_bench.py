@@ -12,12 +12,11 @@ _FIND = " -o ".join(f"-path '{place}'" for place in _PLACES)
 
 
 class Bench:
-    """A docker daemon, a build context, and the size below which a file is no cache worth naming."""
+    """A docker daemon and a build context."""
 
-    def __init__(self, docker: Docker, folder: Path, *, smallest_bytes: int = 0) -> None:
+    def __init__(self, docker: Docker, folder: Path) -> None:
         self.docker = docker
         self.folder = folder
-        self.smallest_bytes = smallest_bytes
         self.looks = 0
 
     def look(self, text: str, *, start: str) -> tuple[dict[str, int], bool]:
@@ -35,7 +34,7 @@ class Bench:
         ).output
         assert re.search(r"^#\d+ [\d.]+ PROBED$", told, re.MULTILINE), told
         found = re.findall(r"^#\d+ [\d.]+ CACHED (\d+) (/.+)$", told, re.MULTILINE)
-        files = {path: int(size) for size, path in found if int(size) >= self.smallest_bytes}
+        files = {path: int(size) for size, path in found}
         return files, re.search(r"^#\d+ [\d.]+ STARTS$", told, re.MULTILINE) is not None
 
     def layer_bytes(self, text: str) -> list[int]:

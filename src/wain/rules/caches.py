@@ -145,7 +145,7 @@ def cost_of(use: Use, left: tuple[str, ...]) -> tuple[Cost, str]:
     if known and use.cache.tool in {"pip", "uv", "poetry", "pdm", "pipenv"}:
         megabytes = sum(_WHEEL_MEGABYTES[name] for name in known)
     elif any(folder.endswith("/virtualenv") for folder in left):
-        megabytes, known = 7, ["pip, unpacked for virtualenv"]
+        megabytes, known = 5, ["pip, unpacked for virtualenv"]
     if not megabytes:
         return Cost(), ""
     size = megabytes * 1_000_000

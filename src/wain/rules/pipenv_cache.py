@@ -23,7 +23,7 @@ RULE = Rule(
     id="pipenv-cache",
     severity=Severity.WARNING,
     title="pipenv's cache stays in the image",
-    cost=("About the size of everything that was downloaded; 15 MB more where pipenv makes the environment."),
+    cost=("About the size of everything that was downloaded; 12 MB more where pipenv makes the environment."),
     why=(
         "pipenv caches in `$PIPENV_CACHE_DIR`, else `~/.cache/pipenv`: it gives its pip that folder. "
         "`PIP_NO_CACHE_DIR` keeps `pipenv sync` and `pipenv install --deploy` from filling it, but not what "
