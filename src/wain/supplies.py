@@ -24,6 +24,7 @@ from wain.dockerfile import Instruction
 from wain.engine_installs import EngineInstall, engine_installs
 from wain.errors import UsageError, WainError
 from wain.filework import CommandFails
+from wain.follow import follow
 from wain.image import Image
 from wain.instructions import apply
 from wain.known_images import KnownImage, known_image
@@ -39,7 +40,6 @@ from wain.settings import IndexSettings
 from wain.sources import unpack_sdist
 from wain.stage import Sources, StageBuild
 from wain.steps import ShellVariables, run_commands
-from wain.follow import follow
 from wain.trace import Run, Trace
 
 log = logging.getLogger(__name__)

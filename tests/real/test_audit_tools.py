@@ -142,7 +142,7 @@ def _mirror() -> Mirror:
     # A list has a few hundred bytes a package: enough of them to be seen.
     made += [make_deb(f"other{number}", Homepage=os.urandom(60).hex()) for number in range(100)]
     mirror.files["debian/Packages"] = "\n".join(item.stanza() for item in made).encode()
-    mirror.files |= {f"debian/{item.filename}": item.data for item in made}
+    mirror.files |= {item.filename: item.data for item in made}
     package = io.BytesIO()
     with tarfile.open(fileobj=package, mode="w:gz") as tar:
         for name, data in (
@@ -179,7 +179,7 @@ def _base(index: Index, mirror: Mirror, front: IndexFront) -> str:
         "/p/pipenv/Pipfile": pipfile,
         "/p/npm/package.json": package,
         "/root/.npmrc": f"registry={mirror.url}/\nupdate-notifier=false\naudit=false\nfund=false\n",
-        "/etc/apt/sources.list": f"deb [trusted=yes] {mirror.url}/debian ./\n",
+        "/etc/apt/sources.list": f"deb [trusted=yes] {mirror.url}/ debian/\n",
         # As in Debian's official images.
         "/etc/apt/apt.conf.d/docker-clean": (
             'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/*.bin || true"; };\n'
