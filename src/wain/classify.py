@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from wain.actions import Action, Echo, FileCommand, NeedsEngine, Nothing, PipInstall
-from wain.installers import is_python, pip_call, python_module
+from wain.invocation import is_python, python_module
+from wain.pip_commands import pip_call
 from wain.pip_words import compileall_action, pip_action, venv_action
 from wain.uv_words import uv_action
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from wain.actions import Action, CompileAll, Fails, NeedsEngine, Nothing, PipConfig, PipInstall, Venv
-from wain.installers import PipCall
+from wain.pip_commands import PipCall
 
 _QUERIES = frozenset({"--version", "list", "freeze", "show", "check", "debug", "help", "inspect", ""})
 _NO_EFFECT = frozenset(
