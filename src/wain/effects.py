@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 from wain.installers import cache_use, cleaned_folders, is_tool
-from wain.invocation import Invocation
+from wain.invocation import CacheUse, Invocation
 from wain.paths import absolute, covers, expand_braces
 from wain.pip_commands import pip_call, pip_config_paths
 from wain.python_tools import POETRY_CONFIG
@@ -30,7 +31,7 @@ class Effects:
             invocation = Invocation(argv=call.argv, env=call.env, home=call.home, files=files, cwd=call.cwd)
             use = cache_use(invocation)
             if use is not None:
-                self.run.uses.append(Use(cache=use, call=call))
+                self.run.uses.append(Use(cache=self.once(use), call=call))
             else:
                 for folder in cleaned_folders(invocation):
                     self.removal(folder, call)
@@ -42,6 +43,15 @@ class Effects:
             self.find(call)
         elif program in {"useradd", "adduser", "usermod"}:
             self.useradd(call)
+
+    def once(self, use: CacheUse) -> CacheUse:
+        """Without virtualenv's folder where the environment is made already."""
+        if not any(map(_is_virtualenv, use.folders)):
+            return use
+        runs = (run for stage in (self.stage, *self.stage.ancestors()) for run in stage.runs)
+        if not any(map(_is_virtualenv, (folder for run in runs for one in run.uses for folder in one.cache.folders))):
+            return use
+        return replace(use, folders=tuple(folder for folder in use.folders if not _is_virtualenv(folder)))
 
     def paths(self, value: str, call: Call) -> None:
         patterns = expand_braces(value) if self.is_bash else [value]
@@ -172,3 +182,7 @@ class Effects:
         before = self.stage.files.get(path, "")
         if before is not None:
             self.stage.files[path] = f"[{section}]\n{key} = {operands[2]}\n{before}"
+
+
+def _is_virtualenv(folder: str) -> bool:
+    return folder.endswith("/virtualenv")
