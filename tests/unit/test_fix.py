@@ -125,6 +125,13 @@ def test_what_builds_gets_what_reaches_the_build_in_old_distributions_and_in_the
     assert fix(f"{HEAD}{runs}").after == f"{HEAD}ENV PIP_NO_CACHE_DIR=1\n{runs}"
 
 
+def test_a_mount_is_never_put_over_the_environment_that_poetry_makes() -> None:
+    run = "RUN --mount=type=cache,target=/root/.cache/poetry poetry install\n"
+    assert "target=/root/.cache/pypoetry " not in fix(f"{HEAD}{run}", unsafe=True).after
+    system = f"{HEAD}ENV POETRY_VIRTUALENVS_CREATE=false\n"
+    assert fix(f"{system}{run}").after == f"{system}{run.replace('/poetry', '/pypoetry')}"
+
+
 def test_what_does_not_parse_is_an_error() -> None:
     with pytest.raises(DockerfileError):
         fix("FROM a\nENV x\n")

@@ -38,6 +38,9 @@ def _because(run: Run, use: Use) -> str:
 
 
 def _fix(subject: DockerfileSubject, run: Run, mounted: Mounted, use: Use) -> Iterator[Fix]:
+    if use.cache.tool == "poetry" and any(folder.endswith("/virtualenv") for folder in use.cache.folders):
+        # The environment that Poetry makes may lie in the same folder, and would be in the mount, not in the image.
+        return
     written = mounted.mount.target
     span = mounted.mount.flag.span
     source = subject.dockerfile.source(span)
