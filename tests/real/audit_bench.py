@@ -25,7 +25,8 @@ class Bench:
         self.looks += 1
         probe = (
             "USER 0\n"
-            f"RUN find / -xdev -type f \\( {_FIND} \\) -not -path '*/virtualenvs/*' -printf 'CACHED %s %p\\n'; "
+            f"RUN find / -xdev -type f -size +0 \\( {_FIND} \\) -not -path '*/virtualenvs/*' "
+            "-printf 'CACHED %s %p\\n'; "
             f"if {start}; then echo STARTS; fi; echo PROBED; : {self.looks}\n"
         )
         (self.folder / "Dockerfile").write_text(text + probe)
