@@ -473,7 +473,9 @@ def _flags(joined: str, position: int, end: int, source_map: SourceMap) -> tuple
     """The flags at `position` and the offset after them; quotes are removed as BuildKit removes them."""
     flags: list[Flag] = []
     while True:
-        position = _skip_space(joined, position)
+        # What is a space to other alphabets ends the flags.
+        while position < end and joined[position] in _ASCII_SPACE:
+            position += 1
         if position >= end or not joined.startswith("--", position):
             return tuple(flags), min(position, end)
         first = position

@@ -47,6 +47,7 @@ TEXTS = [
     "FROM a\nRUN a \\ \t\n  b\n",
     "FROM a\nRUN a\n\t# indented\n   \nRUN b\n",
     "FROM a\n\x0bRUN b\n\x85RUN c\n\x1cRUN d\n\u3000RUN e\n",
+    "FROM a\nRUN \u2028--mount=type=cache,target=/x e\nRUN --network=none \u3000--mount=x y\nCOPY \xa0--from=x a b\n",
     "FROM a\nRUN é \\\n ü && “x”\nENV é=ü\n",
     "",
     "# only\n",
