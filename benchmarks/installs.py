@@ -2,8 +2,13 @@
 
     python -m benchmarks.installs [REQUIREMENT...]
 
-An index on loopback serves the wheels, with the headers that let clients keep them, and all have their caches full.
-None compiles. Medians of the rounds: by the clock, which other work on the machine disturbs, and processor time.
+The wheels come from an index on loopback, with the headers that let clients keep them, and from a folder named by
+`--find-links`. All have their caches full and none compiles. Medians of the rounds: by the clock, which other work on
+the machine disturbs, and processor time; how many times as long as wain is the median of the ratios within a round.
+
+Each installation has an environment of its own, and none is removed before the end: ext4 looks at each inode that was
+freed in the last minutes before it gives out another where it has no journal, so that what follows a removal pays for
+it. What one installation left to be written to the disk is written before the next begins.
 """
 
 from __future__ import annotations
@@ -12,7 +17,6 @@ import argparse
 import hashlib
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,6 +32,7 @@ from pathlib import Path
 
 REQUIREMENTS = ("pandas", "scikit-learn", "flask", "django", "sqlalchemy", "rich")
 ROUNDS = 3
+TOOLS = ("wain", "pip", "uv")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,46 +45,60 @@ class Cost:
     """Of all processes together, user and system."""
 
 
-def run(requirements: Sequence[str], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds of each round by the clock, by tool."""
-    return {tool: [cost.seconds for cost in costs] for tool, costs in measure(requirements, rounds).items()}
+def run(requirements: Sequence[str], rounds: int = ROUNDS) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each round by the clock, by where the wheels come from and by tool."""
+    return {
+        source: {tool: [cost.seconds for cost in costs] for tool, costs in tools.items()}
+        for source, tools in measure(requirements, rounds).items()
+    }
 
 
-def measure(requirements: Sequence[str], rounds: int = ROUNDS) -> dict[str, list[Cost]]:
-    """The costs of each round, by tool."""
+def measure(requirements: Sequence[str], rounds: int = ROUNDS) -> dict[str, dict[str, list[Cost]]]:
+    """The costs of each round, by where the wheels come from and by tool."""
     programs = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wheels = folder / "wheels"
         download = ["-m", "pip", "download", "-q", "--only-binary", ":all:", "-d", str(wheels), *requirements]
         subprocess.run([sys.executable, *download], check=True, stderr=subprocess.DEVNULL)
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_", "WAIN_"))}
+        # Installers compile wain itself; here its first round does, unless a variable forbids it.
+        others = ("PIP_", "UV_", "WAIN_", "PYTHONDONTWRITEBYTECODE")
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         environ |= {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         environ |= {tool: str(folder / tool.lower()) for tool in ("PIP_CACHE_DIR", "UV_CACHE_DIR", "WAIN_CACHE_DIR")}
-        venv = folder / "venv"
-        python = str(venv / "bin" / "python")
-        make_venv = [str(programs / "uv"), "venv", "-q", "--python", sys.executable, str(venv)]
-        costs: dict[str, list[Cost]] = {}
+        costs: dict[str, dict[str, list[Cost]]] = {}
         with serve_wheels(wheels) as url:
-            source = ["--index-url", url]
-            pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-compile"]
-            commands = {
-                "wain": [str(programs / "wain"), "install", "-q", *source, "--venv", str(venv), *requirements],
-                "pip": [*pip, *source, *requirements],
-                "uv": [str(programs / "uv"), "pip", "install", "-q", "--python", python, *source, *requirements],
-            }
+            sources = {"index": ["--index-url", url], "find-links": ["--no-index", "--find-links", str(wheels)]}
             for number in range(rounds + 1):
-                for tool, command in commands.items():
-                    shutil.rmtree(venv, ignore_errors=True)
-                    subprocess.run(make_venv, check=True, env=environ)
-                    cost = _measured(command, environ)
-                    if number:
-                        costs.setdefault(tool, []).append(cost)
+                for source, options in sources.items():
+                    for tool in TOOLS:
+                        venv = folder / f"{tool}-{source}-{number}"
+                        command = [*_command(tool, programs, venv), *options, *requirements]
+                        make_venv = [str(programs / "uv"), "venv", "-q", "--python", sys.executable, str(venv)]
+                        subprocess.run(make_venv, check=True, env=environ)
+                        cost = _measured(command, environ)
+                        if number:
+                            costs.setdefault(source, {}).setdefault(tool, []).append(cost)
         return costs
+
+
+def times(one: Sequence[float], other: Sequence[float]) -> float:
+    """How many times as long the one took as the other, round by round; the median."""
+    return statistics.median(left / right for left, right in zip(one, other, strict=True))
+
+
+def _command(tool: str, programs: Path, venv: Path) -> list[str]:
+    python = str(venv / "bin" / "python")
+    return {
+        "wain": [str(programs / "wain"), "install", "-q", "--venv", str(venv)],
+        "pip": [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-compile"],
+        "uv": [str(programs / "uv"), "pip", "install", "-q", "--python", python],
+    }[tool]
 
 
 def _measured(command: Sequence[str], environ: dict[str, str]) -> Cost:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    os.sync()
     began = time.perf_counter()
     subprocess.run(command, check=True, env=environ)
     seconds = time.perf_counter() - began
@@ -146,14 +165,17 @@ def main() -> None:
     parser.add_argument("requirements", nargs="*", default=REQUIREMENTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
-    costs = measure(args.requirements, args.rounds)
-    clock = {tool: statistics.median(cost.seconds for cost in found) for tool, found in costs.items()}
-    processor = {tool: statistics.median(cost.processor_seconds for cost in found) for tool, found in costs.items()}
-    for tool in costs:
-        print(
-            f"{tool:5} {clock[tool]:6.2f} s, {clock[tool] / clock['wain']:5.2f} times wain's;"
-            f" processors {processor[tool]:6.2f} s, {processor[tool] / processor['wain']:5.2f} times"
-        )
+    for source, tools in measure(args.requirements, args.rounds).items():
+        print(source)
+        clock = {tool: [cost.seconds for cost in costs] for tool, costs in tools.items()}
+        processor = {tool: [cost.processor_seconds for cost in costs] for tool, costs in tools.items()}
+        for tool in tools:
+            print(
+                f"  {tool:5} {statistics.median(clock[tool]):6.2f} s,"
+                f" {times(clock[tool], clock['wain']):5.2f} times wain's;"
+                f" processors {statistics.median(processor[tool]):6.2f} s,"
+                f" {times(processor[tool], processor['wain']):5.2f} times"
+            )
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def numbers(document: Document) -> Iterator[tuple[str, float]]:
         yield f"store: {what}: seconds each", 1 / rate
     if taken := parts.get("unchanged", {}).get("seconds"):
         yield "unchanged archive: seconds", statistics.median(taken)
-    if taken := parts.get("install", {}).get("seconds", {}).get("wain"):
-        yield "install: wain: seconds", statistics.median(taken)
+    for source, taken in parts.get("install", {}).get("seconds", {}).items():
+        yield f"install, {source}: wain: seconds", statistics.median(taken["wain"])
     if rate := parts.get("audit", {}).get("speed", {}).get("wain"):
         yield "audit: seconds a file", 1 / rate

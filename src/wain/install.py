@@ -1,4 +1,4 @@
-"""Install plans: which file of which wheel goes where, and which files are made. The directory sink.
+"""Install plans: which file of which wheel goes where, and which files are made.
 
 Sources: PyPA specifications, binary distribution format, "Installing a wheel"; recording installed
 distributions; entry points, "Use for scripts".
@@ -212,6 +212,18 @@ def colliding(wheels: Sequence[Wheel], scheme: Scheme) -> tuple[tuple[Wheel, ...
     return tuple(sorted((tuple(group) for group in groups.values()), key=lambda group: group[0].name))
 
 
+def copied_members(wheel: Wheel, scheme: Scheme) -> Iterator[tuple[str, int, Member]]:
+    """Where an installation copies members to, without a change: path, mode, member. The later of two with one path
+    counts. A plan has the same, but for paths that another wheel gets.
+
+    :raises WheelError: when the wheel breaks the specification.
+    """
+    planning = _Planning(wheel, scheme, {})
+    for path, member, is_script in planning.members():
+        if not is_script:
+            yield path, planning.mode(path, member), member
+
+
 class _Planning:
     """One wheel's part of a plan."""
 
@@ -230,9 +242,8 @@ class _Planning:
         scripts = self._scheme.scripts + "/"
         rows: dict[str, str] = {}
         record_path = self._info + "RECORD"
-        for path, member, is_script in self._members():
-            executable = member.is_executable or path.startswith(scripts)
-            mode = EXECUTABLE_MODE if executable else FILE_MODE
+        for path, member, is_script in self.members():
+            mode = self.mode(path, member)
             data = self._rewritten(member) if is_script else None
             if data is None:
                 digest = self._claim(member)
@@ -259,14 +270,19 @@ class _Planning:
         record = self._record(rows)
         yield PlannedFile(record_path, FILE_MODE, len(record), wheel, None, record, "")
 
+    def mode(self, path: str, member: Member) -> int:
+        """Of a member's file."""
+        executable = member.is_executable or path.startswith(self._scheme.scripts + "/")
+        return EXECUTABLE_MODE if executable else FILE_MODE
+
     def identities(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Each path with what tells its bytes from others, cheaply: size and CRC."""
-        for path, member, _ in self._members():
+        for path, member, _ in self.members():
             yield path, (member.size_bytes, member.crc)
         for name, text in self._scripts.items():
             yield f"{self._scheme.scripts}/{name}", (-1, hash(text))
 
-    def _members(self) -> Iterator[tuple[str, Member, bool]]:
+    def members(self) -> Iterator[tuple[str, Member, bool]]:
         """Target path, member, whether it is of the `.data` folder's scripts; without what is made anew."""
         wheel, root = self._wheel, self._root + "/"
         data_prefix = wheel.data_folder + "/"

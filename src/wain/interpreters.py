@@ -120,7 +120,11 @@ def own_interpreter(store: Store) -> Interpreter:
 def examine_interpreter(path: str, store: Store) -> Interpreter | None:
     """What an interpreter is; None where it is not CPython on Linux, or free-threaded. Remembered by its file."""
     try:
-        key = recipe_key({"recipe": "interpreter/1", "file": _file_identity(path), "path": path})
+        # A program says the same by whatever link it is called; a script, such as a version manager's, may not.
+        with Path(path).open("rb") as stream:
+            is_program = stream.read(4) == b"\x7fELF"
+        name = "" if is_program else path
+        key = recipe_key({"recipe": "interpreter/2", "file": _file_identity(path), "path": name})
     except OSError:
         return None
     said = store.memo("interpreter", key)

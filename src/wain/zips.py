@@ -83,8 +83,9 @@ class _Directory:
 
     def read(self) -> tuple[Member, ...]:
         data, wrong = self._data, self.wrong
-        count, directory, end = self._find()
-        position = directory
+        count, directory, directory_end = self._find()
+        entries = bytes(data[directory:directory_end])
+        position, end = 0, len(entries)
         spans: list[tuple[int, int]] = []
         seen: set[str] = set()
         folders: set[str] = set()
@@ -99,19 +100,19 @@ class _Directory:
             (
                 magic, _, _, flags, method, _, _, crc, compressed, size,
                 name_bytes, extra_bytes, comment_bytes, disk, _, attributes, header,
-            ) = unpack_central(data, position)  # fmt: skip
+            ) = unpack_central(entries, position)  # fmt: skip
             name_start = position + central_bytes
             extra_start = name_start + name_bytes
             position = extra_start + extra_bytes + comment_bytes
             if magic != b"PK\1\2" or position > end:
                 raise wrong("its directory is damaged")
-            raw_name = bytes(data[name_start:extra_start])
+            raw_name = entries[name_start:extra_start]
             try:
                 name = raw_name.decode("utf-8" if flags & _UTF8 else "cp437")
             except UnicodeDecodeError as error:
                 raise wrong(f"a member's name is not UTF-8: {raw_name[:100]!r}") from error
             if 0xFFFFFFFF in (compressed, size, header):
-                extra = data[extra_start : extra_start + extra_bytes]
+                extra = entries[extra_start : extra_start + extra_bytes]
                 compressed, size, header = self._extended(extra, compressed, size, header)
             if flags & (_ENCRYPTED | _PATCHED):
                 raise wrong(f"{name[:100]!r} is encrypted or a patch")
@@ -191,7 +192,7 @@ class _Directory:
             raise wrong(f"its directory of {count} members cannot have {length} bytes")
         return count, start, end
 
-    def _extended(self, extra: memoryview, compressed: int, size: int, header: int) -> tuple[int, int, int]:
+    def _extended(self, extra: bytes, compressed: int, size: int, header: int) -> tuple[int, int, int]:
         """The sizes and offset of a member whose own are in its zip64 extra field."""
         position = 0
         while position + 4 <= len(extra):

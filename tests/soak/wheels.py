@@ -115,7 +115,7 @@ def attempt(data: bytes, folder: Path) -> None:
             assert files == {file.path for file in plan_install([wheel], _SCHEME).files}
         target = folder / "venv"
         try:
-            install_directory(plan_install([wheel], Scheme.venv(str(target), "3.13")), workers=1)
+            install_directory([wheel], Scheme.venv(str(target), "3.13"), workers=1)
         except WainError as error:
             site = target / "lib/python3.13/site-packages"
             assert not site.exists() or list(site.iterdir()) == [], "something half-made stays"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.small_wheel import opened, small_wheel
-from wain import installation
 from wain.digest import Digest
+from wain.distributions import installed_distributions, refuse_managed
 from wain.errors import HashMismatch, InstallError, OutputError, WheelError
-from wain.install import InstallPlan, Scheme, plan_install
-from wain.installation import Installed, install_directory, refuse_managed
+from wain.install import Scheme
+from wain.installation import Installed, install_directory
 from wain.wheels import Wheel
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -29,9 +29,9 @@ def venv(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return tmp_path / "venv"
 
 
-def plan_of(venv: Path, *wheels: Path | Wheel) -> InstallPlan:
-    scheme = Scheme.venv(str(venv), MINOR)
-    return plan_install([opened(wheel) if isinstance(wheel, Path) else wheel for wheel in wheels], scheme)
+def install_wheels(venv: Path, *wheels: Path | Wheel) -> Installed:
+    found = [opened(wheel) if isinstance(wheel, Path) else wheel for wheel in wheels]
+    return install_directory(found, Scheme.venv(str(venv), MINOR), workers=2)
 
 
 def site(venv: Path) -> Path:
@@ -41,7 +41,7 @@ def site(venv: Path) -> Path:
 def install(venv: Path, name: str, files: Mapping[str, bytes | str], **options: object) -> Installed:
     folder = venv.parent / "wheels"
     folder.mkdir(exist_ok=True)
-    return install_directory(plan_of(venv, small_wheel(folder, name, files, **options)), workers=2)  # type: ignore[arg-type]
+    return install_wheels(venv, small_wheel(folder, name, files, **options))  # type: ignore[arg-type]
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -179,7 +179,7 @@ def test_wrong_bytes_leave_everything_as_it_was(venv: Path) -> None:
     path = small_wheel(venv.parent, "app", {"app.py": "2"}, version="2.0")
     wheel = Wheel.open(path, digest=Digest.of(b"another"))
     with pytest.raises(HashMismatch):
-        install_directory(plan_of(venv, wheel), workers=2)
+        install_wheels(venv, wheel)
     assert tree(venv) == before
 
 
@@ -193,7 +193,7 @@ def test_a_damaged_member_leaves_everything_as_it_was(venv: Path) -> None:
     data[offset] ^= 0xFF
     path.write_bytes(data)
     with pytest.raises(WheelError):
-        install_directory(plan_of(venv, path), workers=2)
+        install_wheels(venv, path)
     assert tree(venv) == before
 
 
@@ -228,7 +228,7 @@ def test_a_wrong_hash_in_a_wheels_record_is_put_right(venv: Path, caplog: pytest
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-    install_directory(plan_of(venv, path), workers=2)
+    install_wheels(venv, path)
     assert "RECORD has a wrong hash of app.py" in caplog.text
     assert first in (site(venv) / record).read_bytes().splitlines()
 
@@ -264,7 +264,7 @@ def test_children_leave_nothing_behind(venv: Path) -> None:
     before = children.read_text().split()
     install(venv, "app", {f"m{number}.py": "x" for number in range(200)})
     assert set(children.read_text().split()) <= set(before)
-    assert installation.installed_distributions(plan_of(venv))["app"].version == "1.0"
+    assert installed_distributions(Scheme.venv(str(venv), MINOR))["app"].version == "1.0"
 
 
 @pytest.mark.parametrize("where", ["pkg", "pkg/sub", "../../../share"])
@@ -319,3 +319,29 @@ def test_names_that_are_patterns_stand_for_themselves(venv: Path) -> None:
         install(venv, "app", {"*.py": version, "**.py": version, "[.py": version}, version=version)
     assert (site(venv) / "**.py").read_text() == "2.0"
     assert (cache / "other.cpython-311.pyc").exists()
+
+
+def test_of_two_wheels_with_a_path_the_earlier_name_has_it_and_that_is_told(
+    venv: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = venv.parent
+    wheels = [
+        small_wheel(folder, name, {"shared.py": name, "same.py": "x", f"{name}.py": "y"}) for name in ("aa", "bb")
+    ]
+    install_wheels(venv, *wheels)
+    assert (site(venv) / "shared.py").read_text() == "aa"
+    assert tree(site(venv)).keys() >= {"aa.py", "bb.py", "same.py"}
+    assert "that of aa is taken" in caplog.text
+
+
+def test_a_script_takes_the_place_of_a_module_with_its_path(venv: Path) -> None:
+    target = venv.parent / "target"
+    inside = str(target).strip("/")
+    scheme = Scheme(
+        purelib=inside, platlib=inside, scripts=f"{inside}/bin", headers=f"{inside}/include", data=inside,
+        interpreter="/usr/bin/python3", python=MINOR,
+    )  # fmt: skip
+    files = {"bin/tool": "plain", "app-1.0.data/scripts/tool": "#!python\nprint(1)\n"}
+    install_directory([opened(small_wheel(venv.parent, "app", files))], scheme, workers=2)
+    assert (target / "bin" / "tool").read_text() == "#!/usr/bin/python3\nprint(1)\n"
+    assert os.access(target / "bin" / "tool", os.X_OK)

@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from wain.cachedir import choose_cache, open_store
     from wain.commands.index_options import settings_of
+    from wain.distributions import refuse_managed
     from wain.index import http_settings
-    from wain.installation import refuse_managed
     from wain.settings import wain_settings
     from wain.transport import Transport
 
@@ -100,23 +100,21 @@ def _install(
     store: Store,
     transport: Transport,
 ) -> tuple[Installed, Sequence[Wheel]]:
-    from wain.install import plan_install
     from wain.installation import install_directory
 
     wheels = _wheels(args, interpreter, settings, store, transport)
     try:
         # A plan is many small objects that all stay: looking among them for garbage finds none.
         gc.freeze()
-        plan = plan_install(wheels, scheme)
         known = [wheel.digest for wheel in wheels if store.memo(_RECORD_MEMO, wheel.digest) is not None]
-        done = install_directory(plan, right_records=known)
+        done = install_directory(wheels, scheme, right_records=known)
         for digest in done.right_records:
             if digest not in known:
                 store.put_memo(_RECORD_MEMO, digest, {}, [digest])
     finally:
         for wheel in wheels:
             wheel.close()
-    return done, plan.wheels
+    return done, wheels
 
 
 def _place(args: argparse.Namespace, store: Store) -> tuple[Interpreter, Scheme]:
