@@ -74,6 +74,8 @@ class Index:
     gone: set[str] = field(default_factory=set)
     tokens: dict[str, str] = field(default_factory=dict)
     """Path -> the query that it needs, and has in pages of HTML."""
+    files_never_change: bool = False
+    """Whether files come with the headers that say so, as large indexes send them."""
     status: dict[str, list[int]] = field(default_factory=dict)
     """Path -> statuses of its next answers."""
     max_age_seconds: int | None = None
@@ -196,6 +198,8 @@ def _handler(index: Index) -> type[BaseHTTPRequestHandler]:
                 self.send_response(200)
             self.send_header("Content-Type", "application/octet-stream")
             self.send_header("Accept-Ranges", "bytes")
+            if index.files_never_change:
+                self.send_header("Cache-Control", "max-age=365000000, immutable, public")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "HEAD":

@@ -332,9 +332,7 @@ def _choose(
     if wheel is not None:
         return Selected(package=package, kind="wheel", file=wheel)
     if sdist is not None and allow_sdist(package.name):
-        logger.warning(
-            "%s has no wheel for %s that may be taken, and is built from its sdist", package, target.platform
-        )
+        logger.info("%s has no wheel for %s that may be taken: its sdist is built", package, target.platform)
         return Selected(package=package, kind="sdist", file=sdist)
     return None
 

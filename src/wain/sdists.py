@@ -269,7 +269,8 @@ class _Build:
             if found is not None:
                 return found
             self._store.count("built-wheel", hit=False)
-            logger.info("%s is built: %s", source.what, reason)
+            # Rare, slow, and it runs the source's code: worth a line even to those who asked for none.
+            logger.warning("%s is built here: %s", source.what, reason)
             work.environment(self._wheels(lock, work))
             path, left = work.build(system, self._options.config_settings)
             return self._keep(path, key, parts, reason, left)

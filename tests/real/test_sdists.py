@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.real.machines.index_front import IndexFront
+from tests.real.machines.processes import run
+from tests.real.test_cache import NOBODY, ORDINARY
+from wain import interpreters
 from wain.digest import Digest
 from wain.index import PackageIndexes
 from wain.interpreters import own_interpreter
@@ -167,6 +171,51 @@ def test_an_extension_is_built_again_for_what_changes_it(
     unrelated = {"HOME": "/home/ann", "USER": "ann", "PATH": f"/nowhere:{os.environ['PATH']}", "EDITOR": "vi"}
     assert machine.build(path, environ=unrelated) == machine.build(path)
     assert machine.build(path).digest == plain.digest
+
+
+def test_a_library_of_this_machine_that_changes_builds_again(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder = make_sdist(tmp_path, "extension"), tmp_path / "lib"
+    folder.mkdir()
+
+    def make_library(value: int) -> None:
+        words = ["cc", "-shared", "-Wl,-soname,libanswer.so.1", "-x", "c", "-o", str(folder / "libanswer.so"), "-"]
+        subprocess.run(words, input=f"int answer(void) {{ return {value}; }}", text=True, check=True)
+
+    make_library(1)
+    monkeypatch.setitem(interpreters._library_paths(), "libanswer.so.1", str(folder / "libanswer.so"))
+    environ = {"LDFLAGS": f"-L{folder} -Wl,--no-as-needed -lanswer"}
+    first = machine.build(path, environ=environ)
+    assert first.was_built
+    assert not machine.build(path, environ=environ).was_built
+    make_library(2)
+    again = machine.build(path, environ=environ)
+    assert again.was_built
+    assert "library it links to changed" in again.reason
+    assert not machine.build(path, environ=environ).was_built
+
+
+def test_another_user_gets_the_same_wheels(index_front: IndexFront) -> None:
+    """With a home, a cache, a temporary folder and a umask of their own."""
+    found: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory(prefix="wain-tests-") as name:
+        Path(name).chmod(0o755)
+        for user, before in (("root", ("sh", "-c", 'umask 077; exec "$@"', "sh")), ("nobody", ORDINARY)):
+            home = Path(name, user)
+            (home / "tmp").mkdir(parents=True)
+            sdists = [make_sdist(home / "downloads", one) for one in SDISTS]
+            if user != "root":
+                for place in (home, home / "tmp"):
+                    os.chown(place, NOBODY, NOBODY)
+            variables = {"HOME": str(home), "USER": user, "TMPDIR": str(home / "tmp"), "PIP_CONFIG_FILE": os.devnull}
+            source = ("--index-url", index_front.url, "--cache-dir", str(home / "cache"))
+            words = (sys.executable, "-B", "-m", "wain", "install", *source, "--target", home / "target", *sdists)
+            run(["env", *(f"{key}={value}" for key, value in variables.items()), *before, *words], cwd=home)
+            labels = (home / "cache" / "blobs-v1").glob("*/*.built-wheel.*")
+            found[user] = {label.name.split(".", 4)[4]: label.name.split(".")[0] for label in labels}
+    assert sorted(one.partition("-")[0] for one in found["root"]) == sorted(SDISTS)
+    assert found["nobody"] == found["root"]
 
 
 def test_an_extension_built_at_another_path_is_the_same(

@@ -14,7 +14,7 @@ import pytest
 
 from tests.index_server import make_wheel
 from tests.unit.wain_project import Wain, index, wain
-from wain import pipeline
+from wain import locking, pipeline
 from wain.image import check_image
 
 __all__ = ["index", "wain"]
@@ -117,28 +117,42 @@ def test_the_second_time_nothing_is_downloaded_or_built(
         assert tree
 
 
+def _signed_direct_url(wain: Wain) -> str:
+    name = wain.index.add("direct", "1.0")
+    path = f"/files/direct/{name}"
+    token = wain.index.tokens.setdefault(path, "token=first")
+    return f"direct @ {wain.index.url}{path}?{token}#sha256={wain.index.sha256(name)}"
+
+
+@pytest.mark.parametrize("source", [_wheel, _with_sdist, _direct_url, _found_link, _signed_url, _signed_direct_url])
 @pytest.mark.parametrize("command", ["build", "install"])
-def test_a_url_that_is_signed_anew_is_the_same_file(wain: Wain, command: str) -> None:
-    _signed_url(wain)
-    [path] = wain.index.tokens
+def test_what_is_resolved_anew_is_not_downloaded_again(
+    wain: Wain, command: str, source: Callable[[Wain], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index is asked again, as after ten minutes; under whatever address, a file that is there is not fetched."""
+    monkeypatch.setattr(locking, "REMEMBERED_SECONDS", 0)
+    wain.index.files_never_change = True
 
-    def run(token: str) -> None:
-        wain.index.tokens[path] = f"token={token}"
-        (wain.project / "requirements.txt").write_text("signed\n")
+    def run(place: str) -> None:
+        text = source(wain) if place == "first" or source is _signed_direct_url else texts[0]
+        texts.append(text)
+        (wain.project / "requirements.txt").write_text(text + "\n")
         if command == "build":
-            wain.build("--refresh")
+            wain.build("-v")
         else:
-            target = str(wain.folder / token)
-            wain("install", "--refresh", "--index-url", wain.index.simple, "--target", target, "signed")
+            where = ("--target", str(wain.folder / place), "-r", str(wain.project / "requirements.txt"))
+            wain("install", "-v", "--index-url", wain.index.simple, *where)
 
+    texts: list[str] = []
     run("first")
     before = len(wain.index.requests)
+    for path in wain.index.tokens:
+        wain.index.tokens[path] = "token=second"
     run("second")
-    # The resolver may look at its metadata again, by range; the file is there.
-    asked = wain.index.requests[before:]
-    assert [
-        wanted for method, asked_path, wanted in asked if (method, asked_path) == ("GET", path) and not wanted
-    ] == []
+    # The resolver may look at a wheel's metadata again, by range.
+    fetched = [path for method, path, wanted in wain.index.requests[before:] if method == "GET" and not wanted]
+    assert [path for path in fetched if "/files/" in path and not path.endswith(".metadata")] == []
+    assert "is built here" not in wain.err
 
 
 def _blobs(wain: Wain) -> dict[str, Path]:

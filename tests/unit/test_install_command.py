@@ -132,7 +132,7 @@ def test_an_sdist_is_built_once(links: Path, tmp_path: Path, capsys: pytest.Capt
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
     install(links, "-v", "--target", str(tmp_path / "one"), "grown")
-    assert "grown-1.0.tar.gz is built: it was not built before" in capsys.readouterr().err
+    assert "grown-1.0.tar.gz is built here: it was not built before" in capsys.readouterr().err
     install(links, "-v", "--target", str(tmp_path / "two"), "grown")
     assert "built before with the same" in capsys.readouterr().err
     assert (tmp_path / "two" / "grown.py").read_text() == "x = 'built'\n"

@@ -185,7 +185,7 @@ def _summary(console: Console, built: Built, blobs: Mapping[Digest, str], *, sev
         estimate = built.bytecode
         console.say(
             f"--compile would add {human_size(estimate.added_bytes)} ({human_size(estimate.added_compressed_bytes)}"
-            f" compressed) and save about {estimate.saved_seconds:.1f} s at each start"
+            f" compressed) and save about {estimate.saved_seconds:.2g} s at each start"
         )
 
 

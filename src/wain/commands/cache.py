@@ -167,6 +167,7 @@ def _list(args: argparse.Namespace) -> int:
     store = _open(args)
     gc.disable()
     found: list[StoredBlob] = [] if store is None else list(blobs(store.folder))
+    kinds = sorted({blob.kind for blob in found})
     if args.kind:
         found = [blob for blob in found if blob.kind == args.kind]
     if args.pattern:
@@ -188,9 +189,9 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     if not found:
         if not args.quiet:
-            print(
-                "Nothing is in the cache." if not args.pattern else f"Nothing matches {args.pattern}.", file=sys.stderr
-            )
+            what = f"Nothing of kind {args.kind}" if args.kind else "Nothing"
+            there = f" (there are: {', '.join(kinds)})" if args.kind and args.kind not in kinds and kinds else ""
+            print(f"{what} {f'matches {args.pattern}' if args.pattern else 'is in the cache'}{there}.", file=sys.stderr)
         return 0
     width = max(len(blob.kind) for blob in found)
     now = time.time()
@@ -205,6 +206,8 @@ def _list(args: argparse.Namespace) -> int:
         lines.append(line)
         lines += [f"{'':{width}}  {'':>8}    {text}" for text in built.get(_digest(blob), ())]
     print("\n".join(lines))
+    if not args.quiet and len(found) > 1:
+        print(f"{len(found)} entries, {human_size(sum(blob.size_bytes for blob in found))}", file=sys.stderr)
     return 0
 
 
@@ -320,6 +323,7 @@ _KINDS = {
     "sdist": "source distributions",
     "layer": "layers",
     "base": "base images' layers",
+    "bytecode": "bytecode",
     "deb": "Debian packages",
     "debian-list": "lists of Debian packages",
     "unknown": "without a name",
