@@ -123,7 +123,7 @@ def test_all_that_lack_a_wheel_are_told_together() -> None:
 def test_an_sdist_is_taken_only_with_permission_and_said(caplog: pytest.LogCaptureFixture) -> None:
     sdist = file("pkg-1.0.tar.gz")
     lock = Lock(packages=(package("pkg", "cp312-cp312-win_amd64", sdist=sdist),))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "wain.lock"):
         (chosen,) = lock.select(target(), allow_sdist=lambda name: name == "pkg")
     assert (chosen.kind, chosen.file) == ("sdist", sdist)
     assert "pkg 1.0 has no wheel for linux/amd64 that may be taken: its sdist is built" in caplog.text
