@@ -78,13 +78,13 @@ class LockedWheels:
         """
         from wain.sdists import BuildOptions, build_project
 
-        project = self._project
+        project, builds = self._project, self._settings.builds
         built = build_project(
             project.path,
             name=project.name if project.has_project_table else None,
             target=self._target,
             indexes=self._indexes,
-            options=BuildOptions(env=self._build_env(project.name)),
+            options=BuildOptions(env=builds.env_of(project.name), config_settings=builds.config_of(project.name)),
         )
         name = project.name if project.has_project_table else normalize_name(built.filename.split("-")[0])
         return self._of_built(name, built)
@@ -162,7 +162,7 @@ class LockedWheels:
         if item.file is not None:
             [path] = self._fetch([item])
             digest = next(digest for digest, known in self._paths.items() if known == path)
-        built = build_selected(item, digest, self._target, self._indexes, env=self._build_env(item.name))
+        built = build_selected(item, digest, self._target, self._indexes, builds=self._settings.builds)
         return self._of_built(item.name, built)
 
     def _of_built(self, name: str, built: BuiltWheel) -> WheelInput:
@@ -178,10 +178,6 @@ class LockedWheels:
             digest=built.digest,
             size_bytes=path.stat().st_size,
         )
-
-    def _build_env(self, name: str) -> dict[str, str]:
-        env = self._settings.build_env
-        return {**env.get("", {}), **env.get(name, {})}
 
     def _input(self, item: Selected) -> WheelInput | None:
         assert item.file is not None

@@ -62,7 +62,7 @@ def lock_project(request: Request, workshop: Workshop, *, before: Lock | None, u
     :raises WainError: of every kind that a base or an index can have.
     """
     project = load_project(request.path)
-    settings = wain_settings(project.path)
+    settings = wain_settings(project.path).with_builds(request.builds)
     index = index_settings(project.path, flags=request.index_flags, wain=settings)
     earlier = None if upgrade is not None and not upgrade else before
     choice = choose_base(project, settings, request, earlier)
@@ -134,7 +134,7 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
     :raises WainError: of every kind that a base, a lock or an index can have.
     """
     project = load_project(request.path)
-    settings = wain_settings(project.path)
+    settings = wain_settings(project.path).with_builds(request.builds)
     if settings.name:
         project = replace(project, name=settings.name)
     if lock is None and project.scripts is not None:

@@ -28,7 +28,7 @@ from wain.installed import all_satisfied, installed_in, stays, uninstall
 from wain.pipconf import Setting
 from wain.platforms import Target
 from wain.pythons import Environment, environment_of, find_program
-from wain.settings import IndexSettings
+from wain.settings import BuildSettings, IndexSettings
 from wain.shares import put_wheels, wheel_of
 from wain.store import Store
 from wain.tree import Tree
@@ -59,7 +59,7 @@ class Tools:
     settings: Callable[[Mapping[str, Setting]], IndexSettings]
     """The index settings of this machine, with what the Dockerfile says over them."""
     progress: Callable[..., object] | None = None
-    build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    builds: BuildSettings = field(default_factory=BuildSettings)
     compile: bool = False
     """Whether every installation leaves bytecode."""
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
@@ -302,7 +302,7 @@ def _wheels(
             store=tools.store,
             transport=tools.transport,
             credential_urls=urls,
-            build_env=tools.build_env,
+            builds=tools.builds,
             progress=tools.progress,  # type: ignore[arg-type]
             leave_out=lambda item: no_deps and item.kind != "directory" and item.name not in names,
             editables=asked.editables,

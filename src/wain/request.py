@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from wain.fetching import Progress
 from wain.pipconf import Setting
 from wain.platforms import Platform
+from wain.settings import BuildSettings
 from wain.store import Store
 from wain.transport import Transport
 
@@ -33,6 +34,8 @@ class Request:
     refresh: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     index_flags: Mapping[str, Setting] = field(default_factory=dict, repr=False)
+    builds: BuildSettings = field(default_factory=BuildSettings)
+    """What is declared for builds from source, beside the settings."""
     leave_out: tuple[Path, ...] = ()
     cache_from: tuple[str, ...] = ()
     """Images whose layers are trusted and taken where they fit."""

@@ -10,7 +10,7 @@ import logging
 import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -115,6 +115,24 @@ class IndexSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSettings:
+    """What is declared for builds from source, by a distribution's normalised name; under the empty one, for all."""
+
+    env: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    """Variables."""
+    config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Config settings for the back end."""
+
+    def env_of(self, name: str) -> dict[str, str]:
+        """The variables for a distribution."""
+        return {**self.env.get("", {}), **self.env.get(name, {})}
+
+    def config_of(self, name: str) -> dict[str, str]:
+        """The config settings for a distribution."""
+        return {**self.config.get("", {}), **self.config.get(name, {})}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WainSettings:
     """`[tool.wain]`, checked: the names are the flags'. None and empty where nothing was said."""
 
@@ -146,7 +164,8 @@ class WainSettings:
     engine: str | None = None
     mirrors: Mapping[str, str] = field(default_factory=dict)
     debian_mirrors: tuple[str, ...] = ()
-    build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    config_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     stop_signal: str | None = None
     cache_dir: str | None = None
@@ -154,6 +173,19 @@ class WainSettings:
     cache_max_size: str | None = None
     index: Mapping[str, Setting] = field(default_factory=dict, repr=False)
     """The options of the index (`index-url`, `find-links`...) as written."""
+
+    @property
+    def builds(self) -> BuildSettings:
+        """What is declared for builds from source."""
+        return BuildSettings(env=self.build_env, config=self.config_settings)
+
+    def with_builds(self, given: BuildSettings) -> WainSettings:
+        """These settings with what else is declared for builds, which wins."""
+        return replace(
+            self,
+            build_env=_merged(self.build_env, given.env),
+            config_settings=_merged(self.config_settings, given.config),
+        )
 
 
 def normalize_name(name: str) -> str:
@@ -513,6 +545,12 @@ def _scalar(value: object) -> str:
     return str(value)
 
 
+def _merged(
+    weaker: Mapping[str, Mapping[str, str]], stronger: Mapping[str, Mapping[str, str]]
+) -> Mapping[str, Mapping[str, str]]:
+    return {name: {**weaker.get(name, {}), **stronger.get(name, {})} for name in {**weaker, **stronger}}
+
+
 def _tables_by_name(value: object) -> Mapping[str, Mapping[str, str]]:
     if not isinstance(value, Mapping):
         raise TypeError("must be a table of tables")
@@ -547,6 +585,7 @@ _CHECKS: Mapping[str, Any] = {
     "mirrors": _strings_by_name,
     "debian-mirrors": _words,
     "build-env": _tables_by_name,
+    "config-settings": _tables_by_name,
     "tags": _words,
     "no-cache-dir": _boolean,
     "cache-max-size": lambda value: str(value) if isinstance(value, int) else _text(value),

@@ -373,7 +373,7 @@ class _Sync:
                 extras=extras,
                 groups=groups,
                 credential_urls=self._credential_urls(project),
-                build_env=tools.build_env,
+                builds=tools.builds,
                 progress=tools.progress,  # type: ignore[arg-type]
                 also=also,
                 leave_out=leave_out,

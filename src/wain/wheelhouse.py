@@ -15,7 +15,7 @@ from wain.index import PackageIndexes
 from wain.lock import Lock, Selected
 from wain.locking import select_for
 from wain.platforms import Target
-from wain.settings import IndexSettings
+from wain.settings import BuildSettings, IndexSettings
 from wain.store import Store
 from wain.transport import Transport
 from wain.wheels import Wheel
@@ -38,7 +38,7 @@ def collect_wheels(
     extras: Iterable[str] = (),
     groups: Iterable[str] = (),
     credential_urls: Iterable[str] = (),
-    build_env: Mapping[str, Mapping[str, str]] | None = None,
+    builds: BuildSettings | None = None,
     progress: Progress | None = None,
     also: Sequence[Selected] = (),
     leave_out: Callable[[Selected], bool] = lambda item: False,
@@ -49,7 +49,7 @@ def collect_wheels(
 
     :param folder: where relative paths start.
     :param credential_urls: direct URLs as the user wrote them: a lock has them without user and password.
-    :param build_env: variables for builds by distribution; those under the empty name are for all.
+    :param builds: what is declared for builds from source.
     :param also: what goes with them; `leave_out` says what of the lock does not.
     :param editables: folders of projects whose wheel is to be an editable one, with where they will stand.
     :param on_built: is told of each wheel that was built, now or before.
@@ -78,10 +78,15 @@ def collect_wheels(
                 assert item.file is not None
                 filename, digest = item.file.filename, digests[item.file]
             else:
-                env = {**(build_env or {}).get("", {}), **(build_env or {}).get(item.name, {})}
                 fetched = None if item.file is None else digests[item.file]
                 built = build_selected(
-                    item, fetched, target, indexes, env=env, credential_urls=urls, editables=editables or {}
+                    item,
+                    fetched,
+                    target,
+                    indexes,
+                    builds=builds or BuildSettings(),
+                    credential_urls=urls,
+                    editables=editables or {},
                 )
                 if on_built is not None:
                     on_built(item, built)
@@ -101,19 +106,18 @@ def build_selected(
     target: Target,
     indexes: PackageIndexes,
     *,
-    env: Mapping[str, str],
+    builds: BuildSettings,
     credential_urls: tuple[str, ...] = (),
     editables: Mapping[str, EditablePlace] = MappingProxyType({}),
 ) -> BuiltWheel:
     """The wheel of something that has none: a folder, a repository, an sdist or another archive.
 
     :param digest: of the file, which is in the store; None for a folder or a repository.
-    :param env: variables for the build.
     :raises SdistError: when it does not build.
     """
     from wain.sdists import BuildOptions, build_editable, build_project, build_repository, build_sdist
 
-    options = BuildOptions(env=env)
+    options = BuildOptions(env=builds.env_of(item.name), config_settings=builds.config_of(item.name))
     package = item.package
     if package.directory is not None:
         place = Path(package.directory.path, package.directory.subdirectory or "")

@@ -38,14 +38,14 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 """
 
 
-def sdist_of_made() -> bytes:
+def sdist_of_made(backend: str = BACKEND) -> bytes:
     files = {
         "PKG-INFO": "Metadata-Version: 2.2\nName: made\nVersion: 1.0\n",
         "pyproject.toml": (
             '[build-system]\nrequires = ["backend-part"]\nbuild-backend = "backend"\nbackend-path = ["."]\n'
             '[project]\nname = "made"\nversion = "1.0"\n'
         ),
-        "backend.py": BACKEND,
+        "backend.py": backend,
     }
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
@@ -153,6 +153,35 @@ def test_what_is_resolved_anew_is_not_downloaded_again(
     fetched = [path for method, path, wanted in wain.index.requests[before:] if method == "GET" and not wanted]
     assert [path for path in fetched if "/files/" in path and not path.endswith(".metadata")] == []
     assert "is built here" not in wain.err
+
+
+def test_what_is_declared_for_a_build_reaches_it_and_is_told_apart(wain: Wain) -> None:
+    told = '"made.py": repr((config_settings, __import__("os").environ.get("COLOUR"))),'
+    wain.index.put("made", "made-1.0.tar.gz", sdist_of_made(BACKEND.replace('"made.py": "",', told)))
+    wain.index.add("backend-part", "1.0")
+
+    def made(place: str, *words: str) -> str:
+        target = wain.folder / place
+        wain("install", "-v", "--index-url", wain.index.simple, "--target", str(target), *words, "made")
+        return (target / "made.py").read_text()
+
+    assert made("plain") == "(None, None)"
+    declared = ("-C", "made:size=2", "--build-env", "COLOUR=red", "--build-env", "other:COLOUR=blue")
+    assert made("declared", *declared) == "({'size': '2'}, 'red')"
+    assert "is built here: config-settings was not there" in wain.err
+    assert made("declared again", *declared) == "({'size': '2'}, 'red')"
+    assert made("plain again") == "(None, None)"
+    assert "is built here" not in wain.err
+    (wain.project / "requirements.txt").write_text("made\n")
+    pyproject = "[tool.wain.config-settings.made]\nsize = '2'\n[tool.wain.build-env.made]\nCOLOUR = 'green'\n"
+    (wain.project / "pyproject.toml").write_text(pyproject)
+    for is_built in (True, False):
+        wain.build("-v", "--build-env", "made:COLOUR=red")
+        assert ("is built here" in wain.err) == is_built
+    wain.build("-v")
+    assert "is built here: environment COLOUR was sha256:" in wain.err
+    wain("install", "--target", str(wain.folder / "none"), "--build-env", "SECRET", "made", code=2)
+    assert "--build-env 'SECRET' sets nothing" in wain.err
 
 
 def _blobs(wain: Wain) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from wain.commands.build_options import add_build_arguments
 from wain.commands.console import Console, human_size, table
 from wain.commands.frame import add_project_flags, open_workshop, project_request
 from wain.commands.from_dockerfile import add_dockerfile_flags, run_dockerfile
@@ -56,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--metadata-file", metavar="FILE", help="write digests and layers to this file, as JSON")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     add_dockerfile_flags(parser)
+    add_build_arguments(parser)
     add_index_arguments(parser)
     parser.set_defaults(run=run)
 

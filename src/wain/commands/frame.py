@@ -30,6 +30,7 @@ def project_request(
     args: argparse.Namespace, *, labels: Mapping[str, str] | None = None, destinations: Sequence[str] = ()
 ) -> Request:
     """What the flags ask for."""
+    from wain.commands.build_options import build_flags
     from wain.commands.index_options import index_flags
     from wain.names import ArchiveReference, LayoutReference, parse_reference
     from wain.platforms import Platform
@@ -49,6 +50,7 @@ def project_request(
         refresh=args.refresh,
         labels=labels or {},
         index_flags=index_flags(args),
+        builds=build_flags(args),
         leave_out=(Path(args.path) / "dist", *leave_out),
         cache_from=tuple(getattr(args, "cache_from", ())),
         compiles=getattr(args, "compile", None),

@@ -186,6 +186,7 @@ def _reader(workshop: Workshop) -> Reader:
 
 
 def _tools(args: argparse.Namespace, workshop: Workshop) -> Tools:
+    from wain.commands.build_options import build_flags
     from wain.commands.index_options import index_flags
     from wain.pipsteps import Tools
     from wain.settings import index_settings, wain_settings
@@ -201,7 +202,7 @@ def _tools(args: argparse.Namespace, workshop: Workshop) -> Tools:
         transport=workshop.transport,
         settings=settings,
         progress=workshop.progress,
-        build_env=wain.build_env,
+        builds=wain.with_builds(build_flags(args)).builds,
         compile=bool(args.compile),
         secrets=dict(_secret(text) for text in args.secret),
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wain.installation import Installed
     from wain.interpreters import Interpreter
     from wain.lock import Lock
-    from wain.settings import IndexSettings
+    from wain.settings import BuildSettings, IndexSettings
     from wain.store import Store
     from wain.transport import Transport
     from wain.wheels import Wheel
@@ -30,6 +30,7 @@ _RECORD_MEMO = "right-record"
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds `install`."""
+    from wain.commands.build_options import add_build_arguments
     from wain.commands.index_options import add_index_arguments
 
     parser = subparsers.add_parser("install", help="install into a folder or virtual environment, from the cache")
@@ -53,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--group", metavar="NAME", action="append", default=[], help="a group of the lock's project")
     parser.add_argument("--offline", action="store_true", help="make no request")
     parser.add_argument("--refresh", action="store_true", help="believe nothing that was remembered")
+    add_build_arguments(parser)
     add_index_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     :raises LockError: when a distribution has no wheel that fits.
     """
     from wain.cachedir import choose_cache, open_store
+    from wain.commands.build_options import build_flags
     from wain.commands.index_options import settings_of
     from wain.distributions import refuse_managed
     from wain.index import http_settings
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.requirements and not args.requirement:
         raise UsageError("nothing to install was named", hint="Name requirements, or a file with -r.")
-    wain = wain_settings(Path.cwd())
+    wain = wain_settings(Path.cwd()).with_builds(build_flags(args))
     choice = choose_cache(
         flag_dir=getattr(args, "cache_dir", None),
         flag_none=getattr(args, "no_cache_dir", False),
@@ -84,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
         interpreter, scheme = _place(args, store)
         refuse_managed(Path("/", scheme.purelib))
         transport = Transport(http_settings(settings), offline=args.offline)
-        done, wheels = store.attempt(lambda: _install(args, interpreter, scheme, settings, store, transport))
+        done, wheels = store.attempt(
+            lambda: _install(args, interpreter, scheme, wain.builds, settings, store, transport)
+        )
         if args.compile if args.compile is not None else wain.compile:
             _compile(interpreter, done)
         store.close(max_size_bytes=choice.max_size_bytes)
@@ -96,13 +101,14 @@ def _install(
     args: argparse.Namespace,
     interpreter: Interpreter,
     scheme: Scheme,
+    builds: BuildSettings,
     settings: IndexSettings,
     store: Store,
     transport: Transport,
 ) -> tuple[Installed, Sequence[Wheel]]:
     from wain.installation import install_directory
 
-    wheels = _wheels(args, interpreter, settings, store, transport)
+    wheels = _wheels(args, interpreter, builds, settings, store, transport)
     try:
         # A plan is many small objects that all stay: looking among them for garbage finds none.
         gc.freeze()
@@ -179,9 +185,13 @@ def _make_environment(root: Path, python: str | None) -> None:
 
 
 def _wheels(
-    args: argparse.Namespace, interpreter: Interpreter, settings: IndexSettings, store: Store, transport: Transport
+    args: argparse.Namespace,
+    interpreter: Interpreter,
+    builds: BuildSettings,
+    settings: IndexSettings,
+    store: Store,
+    transport: Transport,
 ) -> list[Wheel]:
-    from wain.settings import wain_settings
     from wain.wheelhouse import collect_wheels
 
     console: Console | None = getattr(args, "console", None)
@@ -197,7 +207,7 @@ def _wheels(
             extras=args.extra,
             groups=args.group,
             credential_urls=urls,
-            build_env=wain_settings(Path.cwd()).build_env,
+            builds=builds,
             progress=console.progress if console is not None else None,
         ):
             if (other := opened.get(wheel.name)) is not None and other.digest != wheel.digest:
