@@ -36,6 +36,8 @@ from tests.real.machines.places import remove_tree
 from tests.real.machines.processes import run
 from tests.real.machines.runtime import Bundle, blob_path, select_manifest, unpack_image
 from tests.real.machines.wain import Wain
+from wain.interpreters import find_interpreter
+from wain.store import Store
 
 DATA = Path(__file__).with_name("parity.toml")
 VENV = "opt/venv"
@@ -96,6 +98,10 @@ class Compared:
     differences: tuple[Difference, ...]
     """Those that are not allowed."""
     allowed: tuple[Difference, ...]
+    installed: tuple[str, ...]
+    """What of them `wain install` and pip put here: all where this machine has the Python, else what fits any."""
+    installed_differently: tuple[Difference, ...]
+    """Those that are not allowed."""
     wain_told: str
     """Its standard error."""
     image: Path = field(repr=False)
@@ -161,6 +167,7 @@ class Parity:
         ours = _unpack_layers(image, folder / "ours", below=len(_layers(base_of(python).layout)))
         files, found = compare_trees(theirs, ours / VENV, base=self._bundles[python].rootfs, wheels=wheels)
         allowed = tuple(one for one in found if self._is_allowed(one))
+        installed, differently = self._compare_installations(python, wheels, pins)
         remove_tree(theirs)
         remove_tree(ours)
         return Compared(
@@ -168,8 +175,38 @@ class Parity:
             files=files,
             differences=tuple(one for one in found if one not in allowed),
             allowed=allowed,
+            installed=installed,
+            installed_differently=differently,
             wain_told=told,
             image=image,
+        )
+
+    def _compare_installations(
+        self, python: str, wheels: Path, pins: Sequence[str]
+    ) -> tuple[tuple[str, ...], tuple[Difference, ...]]:
+        """What `wain install` and pip put into an environment at one place of this machine."""
+        with Store.open(None) as store:
+            interpreter = find_interpreter(python, store)
+        anywhere = {_pin(path) for path in wheels.iterdir() if path.name.endswith("-none-any.whl")}
+        chosen = [pin for pin in pins if interpreter or pin in anywhere]
+        requirements = wheels.parent / "requirements.txt"
+        requirements.write_text("".join(f"{pin}\n" for pin in chosen))
+        venv, theirs = wheels.parent / "venv", wheels.parent / "installed"
+        source = ["--no-index", "--find-links", wheels, "-r", requirements]
+        pip = [sys.executable, self._pip_folder() / "pip", "--python", venv / "bin" / "python", "install", "--quiet"]
+        options = ["--no-compile", "--no-deps", "--ignore-requires-python", "--disable-pip-version-check"]
+        make_venv = [interpreter or sys.executable, "-m", "venv", "--without-pip", venv]
+        run(make_venv)
+        run([*pip, *options, *source], env={**self._front.pip_env, "PIP_NO_CACHE_DIR": "1"}, timeout_seconds=600)
+        venv.rename(theirs)
+        run(make_venv)
+        self._wain("install", "--venv", venv, "--no-compile", *source)
+        _, found = compare_trees(theirs, venv, base=Path("/"), wheels=wheels)
+        remove_tree(theirs)
+        remove_tree(venv)
+        return (
+            tuple(pin.split(" ")[0] for pin in chosen),
+            tuple(one for one in found if not self._is_allowed(one)),
         )
 
     def _is_allowed(self, difference: Difference) -> bool:

@@ -32,6 +32,11 @@ def check(compared: Compared, batch: Sequence[Distribution]) -> None:
     told = "\n".join(str(difference) for difference in compared.differences[:40])
     assert not compared.differences, f"{len(compared.differences)} differences\n{told}"
     assert len(compared.distributions) == len(batch)
+    told = "\n".join(str(difference) for difference in compared.installed_differently[:40])
+    assert not compared.installed_differently, (
+        f"wain install: {len(compared.installed_differently)} differences\n{told}"
+    )
+    assert compared.installed
 
 
 def test_the_list_has_sixty_distributions_with_a_reason_each_and_ten_that_run() -> None:

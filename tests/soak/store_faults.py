@@ -7,6 +7,7 @@ Run as a script, this is a process that works on a store until it is killed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import shutil
@@ -253,6 +254,7 @@ def fill(root: Path, dice: random.Random) -> None:
 
 def main(seconds: float) -> None:
     """All faults, a thousand of each or until the time is over, whichever comes later for each kind."""
+    logging.getLogger("wain").setLevel(logging.ERROR)  # each fault is told
     with tempfile.TemporaryDirectory() as parent:
         tempfile.tempdir = parent
         for name, fault in (
