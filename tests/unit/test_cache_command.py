@@ -41,11 +41,40 @@ def test_dir_and_what_decided_it(root: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["cache", "-v", "--cache-dir", str(tmp_path / "x"), "dir"]) == 0
     out = capsys.readouterr()
     assert (out.out, out.err) == (f"{tmp_path / 'x'}\n", "decided by: --cache-dir\n")
-    assert json.loads(run(capsys, "dir", "--format", "json")) == {
-        "path": str(root),
-        "decided_by": "WAIN_CACHE_DIR",
-        "problem": None,
-    }
+    told = {"path": str(root), "decided_by": "WAIN_CACHE_DIR", "problem": None}
+    assert json.loads(run(capsys, "dir", "--format", "json")) == {**told, "install": told}
+
+
+def test_where_an_installation_has_another_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("PIP_", "WAIN_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, value, told in (
+        ("PIP_CACHE_DIR", "/pips", "uses /pips/wain: PIP_CACHE_DIR"),
+        ("PIP_NO_CACHE_DIR", "1", "uses no cache: PIP_NO_CACHE_DIR"),
+        ("PIP_NO_CACHE_DIR", "junk", ""),
+    ):
+        monkeypatch.setenv(name, value)
+        assert main(["cache", "dir", "-v"]) == 0
+        out = capsys.readouterr()
+        assert out.out == f"{tmp_path / '.cache' / 'wain'}\n"
+        assert told in out.err
+        assert ("wain install" in out.err) == bool(told)
+    assert json.loads(run(capsys, "dir", "--format", "json"))["install"] is None
+
+
+def test_a_listing_says_what_is_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "list"]) == 0
+    assert "3 entries, 3.5 kB" in capsys.readouterr().err
+    assert main(["cache", "list", "--kind", "wheels"]) == 0
+    told = "Nothing of kind wheels is in the cache (there are: built-wheel, layer, wheel).\n"
+    assert capsys.readouterr().err == told
+    assert main(["cache", "list", "--kind", "layer", "nothing"]) == 0
+    assert capsys.readouterr().err == "Nothing of kind layer matches nothing.\n"
 
 
 @pytest.mark.parametrize("verb", ["dir", "list", "info", "purge", "prune", "verify"])

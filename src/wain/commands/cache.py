@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return int(args.run_verb(args))
 
 
-def _choice(args: argparse.Namespace) -> CacheChoice:
+def _choice(args: argparse.Namespace, *, follows_pip: bool = False) -> CacheChoice:
     from wain.cachedir import choose_cache
     from wain.settings import wain_settings
 
@@ -64,6 +64,7 @@ def _choice(args: argparse.Namespace) -> CacheChoice:
         flag_dir=getattr(args, "cache_dir", None),
         flag_none=getattr(args, "no_cache_dir", False),
         wain=wain_settings(Path.cwd()),
+        follows_pip=follows_pip,
     )
 
 
@@ -87,13 +88,8 @@ def _open(args: argparse.Namespace) -> Store | None:
 def _dir(args: argparse.Namespace) -> int:
     choice = _choice(args)
     if args.format == "json":
-        _print_json(
-            {
-                "path": None if choice.path is None else str(choice.path),
-                "decided_by": choice.origin,
-                "problem": choice.problem or None,
-            }
-        )
+        install = _choice_of_install(args)
+        _print_json({**_told(choice), "install": None if install is None else _told(install)})
         return 0
     if choice.path is None:
         problem = choice.problem or f"the cache is switched off by {choice.origin}"
@@ -101,7 +97,27 @@ def _dir(args: argparse.Namespace) -> int:
     print(choice.path)
     if args.verbose:
         print(f"decided by: {choice.origin}", file=sys.stderr)
+        install = _choice_of_install(args)
+        if install is not None and install.path != choice.path:
+            where = install.path or "no cache"
+            print(f"wain install follows pip's switches too, and uses {where}: {install.origin}", file=sys.stderr)
     return 0
+
+
+def _choice_of_install(args: argparse.Namespace) -> CacheChoice | None:
+    """Where `wain install` has its cache; None where pip's configuration is malformed, which it would refuse."""
+    try:
+        return _choice(args, follows_pip=True)
+    except UsageError:
+        return None
+
+
+def _told(choice: CacheChoice) -> dict[str, JSON]:
+    return {
+        "path": None if choice.path is None else str(choice.path),
+        "decided_by": choice.origin,
+        "problem": choice.problem or None,
+    }
 
 
 def _info(args: argparse.Namespace) -> int:
