@@ -37,6 +37,7 @@ from tests.real.machines.processes import run
 from tests.real.machines.runtime import Bundle, blob_path, select_manifest, unpack_image
 from tests.real.machines.wain import Wain
 from wain.interpreters import find_interpreter
+from wain.settings import normalize_name
 from wain.store import Store
 
 DATA = Path(__file__).with_name("parity.toml")
@@ -167,7 +168,7 @@ class Parity:
         ours = _unpack_layers(image, folder / "ours", below=len(_layers(base_of(python).layout)))
         files, found = compare_trees(theirs, ours / VENV, base=self._bundles[python].rootfs, wheels=wheels)
         allowed = tuple(one for one in found if self._is_allowed(one))
-        installed, differently = self._compare_installations(python, wheels, pins)
+        installed, differently = self._compare_installations(batch, wheels, pins)
         remove_tree(theirs)
         remove_tree(ours)
         return Compared(
@@ -182,15 +183,19 @@ class Parity:
         )
 
     def _compare_installations(
-        self, python: str, wheels: Path, pins: Sequence[str]
+        self, batch: Sequence[Distribution], wheels: Path, pins: Sequence[str]
     ) -> tuple[tuple[str, ...], tuple[Difference, ...]]:
         """What `wain install` and pip put into an environment at one place of this machine."""
         with Store.open(None) as store:
-            interpreter = find_interpreter(python, store)
+            interpreter = find_interpreter(batch[0].python, store)
         anywhere = {_pin(path) for path in wheels.iterdir() if path.name.endswith("-none-any.whl")}
         chosen = [pin for pin in pins if interpreter or pin in anywhere]
         requirements = wheels.parent / "requirements.txt"
-        requirements.write_text("".join(f"{pin}\n" for pin in chosen))
+        # pip calls a folder of headers as its user spells the distribution.
+        spelled = {normalize_name(item.name): item.name for item in batch}
+        names = {pin: pin.partition("==")[0] for pin in chosen}
+        lines = [pin.replace(name, spelled.get(normalize_name(name), name), 1) for pin, name in names.items()]
+        requirements.write_text("".join(f"{line}\n" for line in lines))
         venv, theirs = wheels.parent / "venv", wheels.parent / "installed"
         source = ["--no-index", "--find-links", wheels, "-r", requirements]
         pip = [sys.executable, self._pip_folder() / "pip", "--python", venv / "bin" / "python", "install", "--quiet"]
