@@ -183,12 +183,14 @@ def _list(args: argparse.Namespace) -> int:
     store = _open(args)
     gc.disable()
     found: list[StoredBlob] = [] if store is None else list(blobs(store.folder))
-    kinds = sorted({blob.kind for blob in found})
+    kinds = sorted({blob.kind for blob in found}) if args.kind else []
     if args.kind:
         found = [blob for blob in found if blob.kind == args.kind]
     if args.pattern:
         found = matching(found, args.pattern)
-    found.sort(key=itemgetter(1, 2, 0))  # kind, note, name
+    # They come by name. Sorting twice by one text each is faster than once by two.
+    found.sort(key=itemgetter(2))
+    found.sort(key=itemgetter(1))
     if args.format == "json":
         _print_json(
             [
@@ -215,15 +217,14 @@ def _list(args: argparse.Namespace) -> int:
     lines = []
     size = functools.cache(human_size)
     for blob in found:
-        name = blob.note or _digest(blob)
-        line = f"{blob.kind:{width}}  {size(blob.size_bytes):>8}  {name}"
+        line = f"{blob.kind:{width}}  {size(blob.size_bytes):>8}  {blob.note or _digest(blob)}"
         if args.verbose:
             line += f"  ({_digest(blob)}, used {_ago(blob.used_at(), now)})"
+            line = "\n".join((line, *(f"{'':{width}}  {'':>8}    {text}" for text in built.get(_digest(blob), ()))))
         lines.append(line)
-        lines += [f"{'':{width}}  {'':>8}    {text}" for text in built.get(_digest(blob), ())]
     print("\n".join(lines))
     if not args.quiet and len(found) > 1:
-        print(f"{len(found)} entries, {human_size(sum(blob.size_bytes for blob in found))}", file=sys.stderr)
+        print(f"{len(found)} entries, {human_size(sum(map(itemgetter(3), found)))}", file=sys.stderr)
     return 0
 
 
