@@ -31,6 +31,7 @@ def _document() -> Document:
             uv: [_record(1, 8.0), _record(2, 5.0)],
         },
         "bump": {"wain": [_record(1, 0.5)], uv: [_record(1, 3.0)]},
+        "source": {"wain": [_record(1, 0.4)], uv: [_record(1, 0.6)]},
         "fresh": {"wain": [_record(1, 0.4, index_requests=0, registry_bytes=9e3)]},
     }
     return {
@@ -43,13 +44,14 @@ def _document() -> Document:
                 "failures": ["data, buildah: it broke"],
                 "scenarios": {"data": {"title": "some", "distributions": 25, "python": "3.13", "bump": "a 1 -> 2"}},
                 "cells": {"data": cells},
+                "profiles": {"data, source": {"seconds": 1.0, "stages": {"imports": 0.6, "lock": 0.1}}},
             },
             "large": {
                 "load_before": 0.5,
                 "scenarios": {"gpu": {"title": "big", "distributions": 60, "python": "3.11", "bump": "b 1 -> 2"}},
                 "cells": {"gpu": {"cold": {"wain": [_record(1, 9.0)]}, "fresh": {"wain": [_record(1, 0.5)]}}},
             },
-            "startup": {"seconds": {"wain --version": [0.1, 0.12, 0.11]}},
+            "startup": {"seconds": {"wain --version": [0.1, 0.12, 0.11], "python -c pass": [0.04]}},
             "sizes": {"layers": [{"wheel": "a-1-py3-none-any.whl", "layer_bytes": 105, "gzip_bytes": 100}]},
         },
     }
@@ -67,6 +69,8 @@ def test_the_document_says_what_was_measured(tmp_path: Path) -> None:
     assert "| cold build | 9.00 | 1.00 | 19 | 9.0 | 7.00 | 50.0 | 6.99 |" in text
     assert "| anonymous memory, gpu, whole cold build | at most 250 MiB | 19 MiB | holds |" in text
     assert "| 1.5 s, no request to the index, 200 KB up | 0.40 s, 0 requests, 9.0 KB | holds |" in text
+    assert "data, bump: 0.50 s, and 0.38 s are wanted; data, source: 0.40 s, and 0.12 s are wanted." in text
+    assert "Python alone takes 0.04 s to start, and loading the modules that a build needs is 60% of one" in text
     assert "- data, buildah: it broke" in text
     linked = [line.partition("(")[2].rstrip(")") for line in text.split("\n") if line.startswith("![")]
     assert linked and all((tmp_path / name).is_file() for name in linked)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.layer_maker import make_layer
-from tests.unit.test_bases import glibc, image_of, official
+from tests.unit.test_bases import image_of
 from tests.unit.wain_project import Wain, index, wain
 from wain.digest import Digest
 from wain.errors import LockError, ProjectError
@@ -124,14 +123,7 @@ def test_an_archive_that_is_as_it_was_is_left_alone(wain: Wain) -> None:
 
 
 def test_bytecode_goes_in_layers_of_its_own(wain: Wain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    minor = sys.version_info.minor
-    version = f"3.{minor}.1"
-    image = image_of(
-        make_layer([*glibc(), *official(minor, version=version)]),
-        env=("PATH=/usr/local/bin:/usr/bin:/bin", f"PYTHON_VERSION={version}"),
-    )
-    write_layout(image, LayoutReference(path=wain.base, tag="1"))
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    minor = wain.runnable_base(monkeypatch)
     wain.index.add("beta", "1.6", content=b"value = 1\n")
     wain.build()
     plain = wain.image()

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from tests.made import make_zip, noise, wheel_items
-from tests.unit.layer_maker import make_layer
-from tests.unit.test_bases import glibc, image_of, official
 from tests.unit.wain_project import Wain, index, wain
 from wain.digest import Digest
 from wain.image import Image
 from wain.layers import RECIPE_KEY
-from wain.layout import write as write_layout
-from wain.names import LayoutReference, parse_registry_reference
+from wain.names import parse_registry_reference
 from wain.oci import History
 from wain.registry import read, write
 from wain.reuse import KnownLayer, KnownWheels, layers_of
@@ -178,18 +173,6 @@ def test_known_layers_and_wheels_survive_json() -> None:
     assert KnownWheels(sizes={one: 1}).clusters([two, three]) is None
 
 
-def _runnable_base(wain: Wain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A base with the minor version of the Python that runs this, so that bytecode can be made here."""
-    minor = sys.version_info.minor
-    version = f"3.{minor}.1"
-    image = image_of(
-        make_layer([*glibc(), *official(minor, version=version)]),
-        env=("PATH=/usr/local/bin:/usr/bin:/bin", f"PYTHON_VERSION={version}"),
-    )
-    write_layout(image, LayoutReference(path=wain.base, tag="1"))
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-
-
 def _another_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine's Python is of a patch version that nobody has compiled with, and does not run."""
 
@@ -211,7 +194,7 @@ def _add_modules(wain: Wain) -> None:
 def test_a_lock_names_the_layers_of_bytecode_too(
     wain: Wain, registry: LoopbackRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _runnable_base(wain, monkeypatch)
+    wain.runnable_base(monkeypatch)
     _add_modules(wain)
     wain(
         "lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple,
@@ -233,7 +216,7 @@ def test_a_lock_names_the_layers_of_bytecode_too(
 def test_an_earlier_image_gives_its_bytecode(
     wain: Wain, registry: LoopbackRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _runnable_base(wain, monkeypatch)
+    wain.runnable_base(monkeypatch)
     _add_modules(wain)
     wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
     _only_push(wain)
@@ -247,7 +230,7 @@ def test_an_earlier_image_gives_its_bytecode(
 def test_bytecode_that_nobody_has_is_made(
     wain: Wain, registry: LoopbackRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _runnable_base(wain, monkeypatch)
+    wain.runnable_base(monkeypatch)
     _add_modules(wain)
     _lock(wain)
     _only_push(wain)

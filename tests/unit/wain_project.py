@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,21 @@ class Wain:
             *words,
             code=code,
         )
+
+    def runnable_base(self, monkeypatch: pytest.MonkeyPatch) -> int:
+        """Makes the base one with the minor version of the Python that runs this, so that bytecode can be made here.
+
+        :returns: that minor version.
+        """
+        minor = sys.version_info.minor
+        version = f"3.{minor}.1"
+        image = image_of(
+            make_layer([*glibc(), *official(minor, version=version)]),
+            env=("PATH=/usr/local/bin:/usr/bin:/bin", f"PYTHON_VERSION={version}"),
+        )
+        write_layout(image, LayoutReference(path=self.base, tag="1"))
+        monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        return minor
 
     def image(self) -> Image:
         found = read_image(f"oci:{self.folder / 'out'}:1")
