@@ -114,7 +114,7 @@ def example(folder: Path, *, full: bool) -> Mapping[str, Any]:
     from benchmarks.example import cold
 
     with open_place(folder / "place") as place:
-        return {"seconds": cold(place, int(os.environ.get("ROUNDS", "5")))}
+        return {"seconds": cold(place, int(os.environ.get("ROUNDS", "5" if full else "2")))}
 
 
 def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:

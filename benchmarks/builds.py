@@ -223,18 +223,20 @@ def short_turns() -> list[Turn]:
     cold: tuple[str, ...] = ("cold",)
     ends = {every.WAIN: STEPS, every.UV_PLAIN: STEPS}
     pip = {every.PIP_NO_CACHE: cold, every.PIP_NO_COMPILE: cold}
-    web = {
-        **dict.fromkeys(every.ALL, cold),
-        **ends,
+    web = {**ends, **dict.fromkeys((every.WAIN_BUILT_IN, every.PIP_PLAIN, every.PIP_NO_COMPILE), cold)}
+    others = {
+        every.WAIN: cold,
+        **{builder: cold for builder in every.ALL if builder not in web},
         every.PIP_MOUNT: ("cold", "bump"),
         every.UV_INLINE: ("cold", "fresh"),
     }
     telling = dict.fromkeys((every.WAIN, *pip, every.UV_PLAIN), cold)
-    ml = {every.WAIN: STEPS, every.PIP_NO_CACHE: cold, every.UV_PLAIN: ("cold", "source", "bump")}
+    ml = {every.WAIN: STEPS, every.PIP_NO_CACHE: cold, every.UV_PLAIN: ("cold", "source")}
     return [
         _turn(DATA, {**ends, **pip, every.WAIN_COMPILE: cold}, starts=1),
         _turn(WEB, web, starts=1),
         _turn(ML, ml),
+        _turn(WEB, others, starts=1),
         _turn(DATA, {**telling, **ends}),
         _turn(DATA, telling),
         _turn(ML, dict.fromkeys(ml, cold)),
