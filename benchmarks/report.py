@@ -150,10 +150,10 @@ def _why_steps_are_missed(parts: Mapping[str, Any]) -> Iterator[str]:
     profile = next((told for name, told in builds.get("profiles", {}).items() if name.endswith(", source")), None)
     missed = []
     for scenario, cells in builds.get("cells", {}).items():
-        for step, times in _STEP_TIMES.items():
+        for step, factor in _STEP_TIMES.items():
             ours, theirs = (median(cells.get(step, {}).get(name, ()), "seconds") for name in ("wain", _UV))
-            if ours and theirs and ours < 1 and ours * times > theirs:
-                missed.append(f"{scenario}, {step}: {ours:.2f} s, and {theirs / times:.2f} s are wanted")
+            if ours and theirs and ours < 1 and ours * factor > theirs:
+                missed.append(f"{scenario}, {step}: {ours:.2f} s, and {theirs / factor:.2f} s are wanted")
     if missed and profile and start:
         share = profile["stages"]["imports"] / profile["seconds"]
         yield (
