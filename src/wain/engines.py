@@ -56,8 +56,9 @@ class BuildEngine:
 
     @property
     def has_contexts(self) -> bool:
-        """Whether it has named build contexts: BuildKit without buildx has none, and mounts images alone."""
-        return self.builder != "client"
+        """Whether it has named build contexts: BuildKit before 0.10 has none, nor docker's own client, and it mounts
+        images alone."""
+        return self.builder != "client" and (self.builder != "docker" or _numbers(self.version) >= (23,))
 
     @property
     def why_no_mounts(self) -> str:

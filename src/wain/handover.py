@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -194,8 +194,9 @@ def build_with_engine(
         supplies = without_supplies(request, problem) if problem else supplier.supplies()
         if is_foreign(dockerfile):
             supplies = ()
-        for supply in supplies:
-            say(f"{dockerfile.name}:{dockerfile.position(supply.offset)[0]}: {told(supply)}")
+        lines = (f"{dockerfile.name}:{dockerfile.position(one.offset)[0]}: {told(one)}" for one in supplies)
+        for line in dict.fromkeys(lines):
+            say(line)
         contexts = supplier.moved_bases()
         if contexts and not engine.has_contexts:
             say(f"{engine.name} without buildx reads {', '.join(contexts)} itself, and from no mirror")
@@ -309,9 +310,20 @@ def _ignored(request: DockerfileRequest) -> bytes:
     if not text.endswith(b"\n") and text:
         text += b"\n"
     top = request.context.absolute()
-    outputs = [out.absolute() for out in request.leave_out]
-    lines = [str(out.relative_to(top)) for out in outputs if out.is_relative_to(top) and out != top]
+    outputs = {out.absolute() for out in request.leave_out}
+    places = sorted({_outermost(out, top, outputs) for out in outputs if out.is_relative_to(top) and out != top})
+    lines = [str(place.relative_to(top)) for place in places]
     return text + b"".join(b"/" + line.encode("utf-8", "surrogateescape") + b"\n" for line in lines)
+
+
+def _outermost(output: Path, top: Path, outputs: Collection[Path]) -> Path:
+    """An output, or the folder that has nothing but outputs."""
+    place = output
+    while place.parent != top and place.parent.is_dir():
+        if any(child != place and child not in outputs for child in place.parent.iterdir()):
+            break
+        place = place.parent
+    return place
 
 
 def _finished(image: Image, edited: Edited, bases: Sequence[Image], store: Store) -> DockerfileBuilt:

@@ -34,7 +34,7 @@ from wain.oci import canonical_json
 from wain.pipsteps import Tools, index_settings_of
 from wain.platforms import Platform, Target
 from wain.pythons import environment_of, find_program
-from wain.requirements import Requirements, parse_requirement
+from wain.requirements import RequirementLine, Requirements, parse_requirement
 from wain.scopes import platform_args
 from wain.settings import IndexSettings
 from wain.sources import unpack_sdist
@@ -91,8 +91,10 @@ class Supplier:
         try:
             if any(install.action is not None for run in self._trace.runs() for install in engine_installs(run)):
                 self._walk.go(self._do)
-        except (WainError, NeedsEngine) as error:
-            problem = _first_line(error.message if isinstance(error, WainError) else error.reason)
+        except WainError as error:
+            problem = _first_line(error.message)
+        except RecursionError:
+            problem = "folders in the context or a base nest hundreds deep"
         made: list[Supply] = []
         for run in self._trace.runs():
             made += self._found.get(id(run.instruction)) or nothing_for(run, problem)
@@ -162,6 +164,8 @@ class Supplier:
                 why = _first_line(error.message if isinstance(error, WainError) else error.reason)
             except CommandFails as error:
                 why = f"before the build {error}"
+            except OSError as error:
+                why = f"its files cannot be copied: {error.strerror}"
             made.append(Supply(installs=installs, key=None, why=why))
         self._found[id(instruction)] = made
 
@@ -181,6 +185,8 @@ class Supplier:
             raise NeedsEngine("it builds everything, its build tools among it")
         with tempfile.TemporaryDirectory(prefix="wain-requirements-") as folder:
             requirements = asked_requirements(action, state.tree, env, cwd, Path(folder)).requirements
+            if action.is_uv and any(_is_remote(line) for line in (*requirements.lines, *requirements.constraints)):
+                raise NeedsEngine("uv fetches what is named by its address itself")
             return self._resolved(requirements, facts.target, settings, depth=0)
 
     def _resolved(
@@ -314,6 +320,10 @@ def _check_python(action: PipInstall, state: StageBuild, facts: BaseFacts, env: 
     digits = action.program.rpartition("/")[2].lstrip("abcdefghijklmnopqrstuvwxyz")
     if digits not in ("", "3", facts.python.short):
         raise NeedsEngine(f"{action.program} is not the base's Python {facts.python.short}")
+
+
+def _is_remote(line: RequirementLine) -> bool:
+    return line.url is not None and "://" in line.url and not line.url.startswith("file:")
 
 
 def _build_requires(item: Selected, place: Path) -> tuple[str, ...]:

@@ -158,6 +158,27 @@ def base_official() -> Base:
 
 
 @pytest.fixture(scope="session")
+def python_base(
+    base_official: Base,
+    docker: Docker,
+    registry: Registry,
+    index_front: IndexFront,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
+    """A base like the official image, with pip and uv set to the front of the index; its name in the registry."""
+    plain = base_official.push(registry, "library/python:3.13")
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "Dockerfile").write_text(
+        f"FROM {plain}\nENV PIP_INDEX_URL={index_front.url} PIP_TRUSTED_HOST=127.0.0.1 PIP_ROOT_USER_ACTION=ignore"
+        f" UV_DEFAULT_INDEX={index_front.url}\n"
+    )
+    name = f"{registry.host}/bases/python:1"
+    docker.build(folder, name)
+    docker.cli("push", "--quiet", name)
+    return name
+
+
+@pytest.fixture(scope="session")
 def wain(index_front: IndexFront, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wain]:
     """The `wain` command with an empty store, on the front of the package index."""
     with scratch(tmp_path_factory, "store") as folder:

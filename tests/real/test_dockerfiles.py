@@ -304,23 +304,6 @@ class Images:
         return files
 
 
-@pytest.fixture(scope="module")
-def python_base(
-    base_official: Base, docker: Docker, registry: Registry, index_front: IndexFront, tmp_path_factory: Any
-) -> str:
-    """The base of all cases: like the official image, with pip set to the front of the index."""
-    plain = base_official.push(registry, "library/python:3.13")
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "Dockerfile").write_text(
-        f"FROM {plain}\nENV PIP_INDEX_URL={index_front.url} PIP_TRUSTED_HOST=127.0.0.1 PIP_ROOT_USER_ACTION=ignore"
-        f" UV_DEFAULT_INDEX={index_front.url}\n"
-    )
-    name = f"{registry.host}/bases/python:1"
-    docker.build(folder, name)
-    docker.cli("push", "--quiet", name)
-    return name
-
-
 def differences(ours: tuple[Files, dict[str, Any]], theirs: tuple[Files, dict[str, Any]]) -> Iterator[str]:
     for name in sorted({*ours[0], *theirs[0]}):
         mine, other = ours[0].get(name), theirs[0].get(name)

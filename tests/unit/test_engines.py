@@ -104,6 +104,15 @@ def test_a_client_that_cannot_build_is_passed_over(fake: Fake, found: Callable[.
     assert (engine.program.parent.name, engine.builder, engine.has_contexts) == ("late", "client", False)
 
 
+@pytest.mark.parametrize(
+    ("version", "builder", "has"),
+    [("26.1.5+dfsg1", "docker", True), ("20.10.24", "docker", False), ("20.10.24", "docker-container", True)],
+)
+def test_old_daemons_mount_images_alone(version: str, builder: str, has: bool) -> None:
+    engine = BuildEngine(name="docker", program=Path("docker"), version=version, builder=builder)
+    assert engine.has_contexts == has
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Image:
     """The image that the fake engines make; its archive is in `made.tar`."""

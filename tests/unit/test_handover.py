@@ -193,6 +193,11 @@ def test_outputs_stay_out_of_the_context(tmp_path: Path) -> None:
     asked = replace(request("FROM a\n", tmp_path / "D"), context=tmp_path, leave_out=outputs)
     assert _ignored(asked) == b"*.pem\n!keep.pem\n/dist/x.tar\n"
     (tmp_path / "D.dockerignore").write_text("all\n")
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist/x.tar").touch()
+    # A folder that is there for the outputs alone would be copied as an empty one.
+    assert _ignored(asked) == b"all\n/dist\n"
+    (tmp_path / "dist/own").touch()
     assert _ignored(asked) == b"all\n/dist/x.tar\n"
 
 

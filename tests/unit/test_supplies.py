@@ -146,6 +146,7 @@ def test_a_project_of_the_context_gets_its_dependencies(bench: Bench) -> None:
         ("RUN make && uv pip install --python 3.11 app", "Python 3.11 is not the base's"),
         ("ENV PIP_NO_INDEX=yes\nRUN make && pip install app --find-links http://127.0.0.1:9", ""),
         ("RUN make && pip install --no-binary :all: native", "it builds everything"),
+        ("RUN make && uv pip install --system https://host.example/x-1-py3-none-any.whl", "uv fetches what is named"),
         ("RUN make && pip install git+https://host.example/x.git", ""),
     ],
 )
