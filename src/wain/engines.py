@@ -160,6 +160,9 @@ def _ask(words: Sequence[str | Path], env: Mapping[str, str]) -> tuple[str, str]
 
 
 def _probe_docker(program: Path, env: Mapping[str, str]) -> BuildEngine | str:
+    told, _ = _ask([program, "--version"], env)
+    if "podman" in told:
+        return "it is podman under another name"
     version, problem = _ask([program, "version", "--format", "{{.Server.Version}}"], env)
     if problem:
         return problem

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from wain.actions import Action, NeedsEngine, Nothing, PipInstall, UvSync
 from wain.classify import classify
-from wain.dockerfile import Dockerfile, Instruction, Span, Stage, dockerfile_error
+from wain.dockerfile import Dockerfile, Instruction, Span, Stage
 from wain.errors import DockerfileError
 from wain.index_credentials import strip_credentials
 from wain.mounts import mounts
@@ -528,15 +528,4 @@ def _is_chain(statement: Statement) -> bool:
 def _kind(statement: Statement) -> str:
     return {"Pipeline": "a pipe", "Conditional": "a condition", "Loop": "a loop", "Function": "a function"}.get(
         type(statement).__name__, "this shell text"
-    )
-
-
-def refuse(step: Step, name: str) -> DockerfileError:
-    """The error for a step that an engine has to take where there is none."""
-    return dockerfile_error(
-        name,
-        step.instruction.line,
-        f"{step.instruction.keyword} needs an engine: {step.why}",
-        "Build it with docker, buildah or podman; or use a base that has what it makes, or `packages` on the built-in"
-        " base of a project; wain audit and wain fix tell more of the file.",
     )
