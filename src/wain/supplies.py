@@ -8,6 +8,7 @@ into a folder of their own, which alone the engine sees. Sdists come with the wh
 from __future__ import annotations
 
 import logging
+import posixpath
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from wain.actions import NeedsEngine, PipInstall
 from wain.asked import asked_requirements
 from wain.backends import read_build_system
 from wain.bases import BaseFacts
+from wain.copying import CopyOptions, NotFoundInSource, copy_sources
 from wain.digest import Digest
 from wain.dockerbuild import DockerfileRequest, Reader, StageWalk
 from wain.dockerfile import Instruction
@@ -29,6 +31,7 @@ from wain.image import Image
 from wain.instructions import apply
 from wain.known_images import KnownImage, known_image
 from wain.lock import Selected
+from wain.mounts import mounts
 from wain.names import parse_registry_reference
 from wain.oci import canonical_json
 from wain.pipsteps import Tools, index_settings_of
@@ -41,6 +44,7 @@ from wain.sources import unpack_sdist
 from wain.stage import Sources, StageBuild
 from wain.steps import ShellVariables, run_commands
 from wain.trace import Run, Trace
+from wain.tree import Data, Node, Tree, joined
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +138,7 @@ class Supplier:
     def _do(self, state: StageBuild, instruction: Instruction, sources: Sources) -> None:
         """Follow one instruction as far as it can be without running anything."""
         if instruction.keyword == "RUN":
-            self._run(state, instruction)
+            self._run(state, instruction, sources)
             if not _only_files(state, instruction):
                 return
         try:
@@ -144,17 +148,18 @@ class Supplier:
             log.debug("line %d is not followed: %s", instruction.line, error)
             state.scope.apply(instruction)
 
-    def _run(self, state: StageBuild, instruction: Instruction) -> None:
+    def _run(self, state: StageBuild, instruction: Instruction, sources: Sources) -> None:
         assert self._trace is not None
         run = next((one for one in self._trace.runs() if one.instruction is instruction), None)
         if run is None:
             return
+        tree, secrets = self._seen(state, instruction, sources)
         made: list[Supply] = []
         for installs in _by_place(run):
             try:
                 files: dict[str, Path] = {}
                 for install in installs:
-                    files.update(self._files(install, state))
+                    files.update(self._files(install, state, tree, secrets))
                 key = self._put(files)
                 made.append(
                     Supply(installs=installs, key=key, why=f"{len(files)} file{'s' if len(files) != 1 else ''}")
@@ -169,22 +174,49 @@ class Supplier:
             made.append(Supply(installs=installs, key=None, why=why))
         self._found[id(instruction)] = made
 
-    def _files(self, install: EngineInstall, state: StageBuild) -> dict[str, Path]:
+    def _seen(self, state: StageBuild, instruction: Instruction, sources: Sources) -> tuple[Tree, Mapping[str, str]]:
+        """The files that a RUN sees, those that it mounts among them, and the variables that secrets set."""
+        tree = state.tree.copy()
+        variables: dict[str, str] = {}
+        for mount in mounts(instruction):
+            target = state.text(mount.target or "", instruction)
+            if mount.kind == "secret":
+                name = state.text(mount.id or posixpath.basename(target), instruction)
+                data = self._tools.secrets.get(name)
+                if data is not None and mount.env is not None:
+                    variables[mount.env] = data.decode("utf-8", "surrogateescape")
+                if data is not None and (mount.env is None or target):
+                    path = joined(state.workdir(), target or f"/run/secrets/{name}")
+                    tree.make_folders(posixpath.dirname(path))
+                    tree.put(path, Node(kind="file", mode=0o400, size_bytes=len(data), content=Data(data)))
+            elif mount.kind == "bind":
+                try:
+                    origin = state.text(mount.from_ or "", instruction)
+                    source = sources.named(origin) if origin else sources.context()
+                    path = state.text(mount.source or "/", instruction)
+                    copy_sources(source, [path], tree, "/" + joined(state.workdir(), target), CopyOptions())
+                except (WainError, NeedsEngine, NotFoundInSource) as error:
+                    log.debug("line %d mounts what is not known: %s", instruction.line, error)
+        return tree, variables
+
+    def _files(
+        self, install: EngineInstall, state: StageBuild, tree: Tree, secrets: Mapping[str, str]
+    ) -> dict[str, Path]:
         """The files by name, in the store."""
         if install.action is None:
             raise NeedsEngine(install.reason)
         action, call = install.action, install.call
-        env = {name: value for name, value in call.env.items() if value is not None}
+        env = {**secrets, **{name: value for name, value in call.env.items() if value is not None}}
         cwd = call.cwd or state.workdir()
         facts = state.facts()
-        _check_python(action, state, facts, env, cwd)
-        settings = index_settings_of(action, state.tree, facts, env, self._tools)
+        _check_python(action, tree, facts, env, cwd)
+        settings = index_settings_of(action, tree, facts, env, self._tools)
         if settings.no_index:
             raise NeedsEngine("it asks no index")
         if ":all:" in settings.no_binary:
             raise NeedsEngine("it builds everything, its build tools among it")
         with tempfile.TemporaryDirectory(prefix="wain-requirements-") as folder:
-            requirements = asked_requirements(action, state.tree, env, cwd, Path(folder)).requirements
+            requirements = asked_requirements(action, tree, env, cwd, Path(folder)).requirements
             if action.is_uv and any(_is_remote(line) for line in (*requirements.lines, *requirements.constraints)):
                 raise NeedsEngine("uv fetches what is named by its address itself")
             return self._resolved(requirements, facts.target, settings, depth=0)
@@ -302,7 +334,7 @@ def _only_files(state: StageBuild, instruction: Instruction) -> bool:
     return not any(isinstance(command.action, PipInstall) for command in commands)
 
 
-def _check_python(action: PipInstall, state: StageBuild, facts: BaseFacts, env: Mapping[str, str], cwd: str) -> None:
+def _check_python(action: PipInstall, tree: Tree, facts: BaseFacts, env: Mapping[str, str], cwd: str) -> None:
     """Whether an installation is for the base's Python, as far as that is known; what the RUN itself made is not.
 
     :raises NeedsEngine: when it is another one.
@@ -313,9 +345,9 @@ def _check_python(action: PipInstall, state: StageBuild, facts: BaseFacts, env: 
         if number[:1].isdigit() and not f"{facts.python}.".startswith(f"{number}."):
             raise NeedsEngine(f"Python {number} is not the base's")
         return
-    found = find_program(state.tree, action.program, env, cwd)
+    found = find_program(tree, action.program, env, cwd)
     if found is not None:
-        environment_of(state.tree, action.program, facts, env, cwd)
+        environment_of(tree, action.program, facts, env, cwd)
         return
     digits = action.program.rpartition("/")[2].lstrip("abcdefghijklmnopqrstuvwxyz")
     if digits not in ("", "3", facts.python.short):

@@ -66,13 +66,16 @@ class Bench:
             raise TransferError(f"GET {name} failed", hint="none")
         return self.base
 
-    def supplies(self, text: str, *, args: dict[str, str] | None = None) -> tuple[Supply, ...]:
+    def supplies(
+        self, text: str, *, args: dict[str, str] | None = None, secrets: dict[str, bytes] | None = None
+    ) -> tuple[Supply, ...]:
         flags = {"index-url": self.index.simple}
         env = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in flags.items()}
         tools = Tools(
             store=self.store,
             transport=Transport(),
             settings=lambda given: index_settings(None, flags=given, environ={**env, "PIP_CONFIG_FILE": "/dev/null"}),
+            secrets=secrets or {},
         )
         request = DockerfileRequest(
             dockerfile=parse(text),
@@ -122,6 +125,41 @@ def test_a_loop_gets_what_all_its_turns_ask_for(bench: Bench) -> None:
     (found,) = bench.supplies("FROM base\nRUN for p in app native; do pip install $p; done\n")
     assert len(bench.names(found)) == 5
     assert len(found.installs) == 2
+
+
+def test_what_a_run_mounts_is_seen(bench: Bench) -> None:
+    (bench.context / "r.txt").write_text("app\n")
+    (bench.context / "c").mkdir()
+    (bench.context / "c/limits.txt").write_text("lib<1.5\n")
+    found = bench.supplies(
+        "FROM base AS first\nCOPY r.txt /made/r.txt\nFROM base\nWORKDIR /w\n"
+        "RUN --mount=type=bind,source=r.txt,target=/tmp/r.txt make && pip install -r /tmp/r.txt\n"
+        "RUN --mount=from=first,source=/made,target=/made make && pip install -r /made/r.txt\n"
+        "RUN --mount=type=bind,target=. make && pip install -c c/limits.txt lib\n"
+    )
+    assert [len(bench.names(one)) for one in found[:2]] == [2, 2]
+    assert "lib" in found[2].why
+    assert found[2].key is None
+
+
+def test_secrets_say_where_to_look_and_are_given_to_nobody(bench: Bench) -> None:
+    with serve_index() as private:
+        private.password = "user:h4y"
+        private.add("lib", "9.0")
+        url = private.with_password()
+        found = bench.supplies(
+            "FROM base\n"
+            "RUN --mount=type=secret,id=conf,target=/etc/pip.conf make && pip install lib\n"
+            "RUN --mount=type=secret,id=url,env=PIP_INDEX_URL make && pip install lib\n"
+            "RUN make && pip install lib\n",
+            secrets={"conf": f"[global]\nindex-url = {url}\n".encode(), "url": url.encode()},
+        )
+    assert [bench.names(one) for one in found] == [
+        ["lib-9.0-py3-none-any.whl"],
+        ["lib-9.0-py3-none-any.whl"],
+        ["lib-1.5-py3-none-any.whl"],
+    ]
+    assert not [path for path in bench.files.rglob("*") if path.is_file() and b"h4y" in path.read_bytes()]
 
 
 def test_a_project_of_the_context_gets_its_dependencies(bench: Bench) -> None:
