@@ -158,6 +158,6 @@ def installation(argv: Sequence[str]) -> PipInstall:
         action = pip_action(replace(pip, verb="install", options=kept), argv, {})
     else:
         action = uv_action(argv) if pip is None else Nothing(told="")
-    if isinstance(action, PipInstall) and not action.editables:
+    if isinstance(action, PipInstall):
         return action
     raise NeedsEngine(f"{' '.join(argv[:2])[:40]} chooses its files itself")

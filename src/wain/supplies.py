@@ -8,18 +8,16 @@ into a folder of their own, which alone the engine sees. Sdists come with the wh
 from __future__ import annotations
 
 import logging
-import posixpath
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wain.actions import NeedsEngine, PipInstall
+from wain.actions import Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, Venv
 from wain.asked import asked_requirements
 from wain.backends import read_build_system
 from wain.bases import BaseFacts
-from wain.copying import CopyOptions, NotFoundInSource, copy_sources
 from wain.digest import Digest
 from wain.dockerbuild import DockerfileRequest, Reader, StageWalk
 from wain.dockerfile import Instruction
@@ -31,7 +29,7 @@ from wain.image import Image
 from wain.instructions import apply
 from wain.known_images import KnownImage, known_image
 from wain.lock import Selected
-from wain.mounts import mounts
+from wain.mounting import put_mounts
 from wain.names import parse_registry_reference
 from wain.oci import canonical_json
 from wain.pipsteps import Tools, index_settings_of
@@ -42,13 +40,14 @@ from wain.scopes import platform_args
 from wain.settings import IndexSettings
 from wain.sources import unpack_sdist
 from wain.stage import Sources, StageBuild
-from wain.steps import ShellVariables, run_commands
+from wain.steps import ShellVariables, is_remote, run_commands
 from wain.trace import Run, Trace
-from wain.tree import Data, Node, Tree, joined
+from wain.tree import Tree
 
 log = logging.getLogger(__name__)
 
 _MAX_DEPTH = 4
+_ON_FILES = (Echo, Fails, FileCommand, Nothing, PipConfig, Venv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +138,9 @@ class Supplier:
         """Follow one instruction as far as it can be without running anything."""
         if instruction.keyword == "RUN":
             self._run(state, instruction, sources)
-            if not _only_files(state, instruction):
-                return
+        if not _is_followed(state, instruction):
+            state.scope.apply(instruction)
+            return
         try:
             apply(state, instruction, sources)
         except (WainError, NeedsEngine) as error:
@@ -153,13 +153,19 @@ class Supplier:
         run = next((one for one in self._trace.runs() if one.instruction is instruction), None)
         if run is None:
             return
-        tree, secrets = self._seen(state, instruction, sources)
+        seen, secrets, problem = state.child(state.scope), dict[str, str](), ""
+        try:
+            put_mounts(seen, instruction, sources, secrets)
+        except (WainError, NeedsEngine) as error:
+            problem = _first_line(error.message if isinstance(error, WainError) else error.reason)
         made: list[Supply] = []
         for installs in _by_place(run):
             try:
+                if problem:
+                    raise NeedsEngine(problem)
                 files: dict[str, Path] = {}
                 for install in installs:
-                    files.update(self._files(install, state, tree, secrets))
+                    files.update(self._files(install, seen, secrets))
                 key = self._put(files)
                 made.append(
                     Supply(installs=installs, key=key, why=f"{len(files)} file{'s' if len(files) != 1 else ''}")
@@ -174,34 +180,7 @@ class Supplier:
             made.append(Supply(installs=installs, key=None, why=why))
         self._found[id(instruction)] = made
 
-    def _seen(self, state: StageBuild, instruction: Instruction, sources: Sources) -> tuple[Tree, Mapping[str, str]]:
-        """The files that a RUN sees, those that it mounts among them, and the variables that secrets set."""
-        tree = state.tree.copy()
-        variables: dict[str, str] = {}
-        for mount in mounts(instruction):
-            target = state.text(mount.target or "", instruction)
-            if mount.kind == "secret":
-                name = state.text(mount.id or posixpath.basename(target), instruction)
-                data = self._tools.secrets.get(name)
-                if data is not None and mount.env is not None:
-                    variables[mount.env] = data.decode("utf-8", "surrogateescape")
-                if data is not None and (mount.env is None or target):
-                    path = joined(state.workdir(), target or f"/run/secrets/{name}")
-                    tree.make_folders(posixpath.dirname(path))
-                    tree.put(path, Node(kind="file", mode=0o400, size_bytes=len(data), content=Data(data)))
-            elif mount.kind == "bind":
-                try:
-                    origin = state.text(mount.from_ or "", instruction)
-                    source = sources.named(origin) if origin else sources.context()
-                    path = state.text(mount.source or "/", instruction)
-                    copy_sources(source, [path], tree, "/" + joined(state.workdir(), target), CopyOptions())
-                except (WainError, NeedsEngine, NotFoundInSource) as error:
-                    log.debug("line %d mounts what is not known: %s", instruction.line, error)
-        return tree, variables
-
-    def _files(
-        self, install: EngineInstall, state: StageBuild, tree: Tree, secrets: Mapping[str, str]
-    ) -> dict[str, Path]:
+    def _files(self, install: EngineInstall, state: StageBuild, secrets: Mapping[str, str]) -> dict[str, Path]:
         """The files by name, in the store."""
         if install.action is None:
             raise NeedsEngine(install.reason)
@@ -209,14 +188,14 @@ class Supplier:
         env = {**secrets, **{name: value for name, value in call.env.items() if value is not None}}
         cwd = call.cwd or state.workdir()
         facts = state.facts()
-        _check_python(action, tree, facts, env, cwd)
-        settings = index_settings_of(action, tree, facts, env, self._tools)
+        _check_python(action, state.tree, facts, env, cwd)
+        settings = index_settings_of(action, state.tree, facts, env, self._tools)
         if settings.no_index:
             raise NeedsEngine("it asks no index")
         if ":all:" in settings.no_binary:
             raise NeedsEngine("it builds everything, its build tools among it")
         with tempfile.TemporaryDirectory(prefix="wain-requirements-") as folder:
-            requirements = asked_requirements(action, tree, env, cwd, Path(folder)).requirements
+            requirements = asked_requirements(action, state.tree, env, cwd, Path(folder)).requirements
             if action.is_uv and any(_is_remote(line) for line in (*requirements.lines, *requirements.constraints)):
                 raise NeedsEngine("uv fetches what is named by its address itself")
             return self._resolved(requirements, facts.target, settings, depth=0)
@@ -324,14 +303,18 @@ def _first_line(text: str) -> str:
     return line if len(line) <= 160 else f"{line[:159]}…"
 
 
-def _only_files(state: StageBuild, instruction: Instruction) -> bool:
-    """Whether a RUN only works on files: what it does can be followed, and costs nothing."""
+def _is_followed(state: StageBuild, instruction: Instruction) -> bool:
+    """Whether what an instruction does can be done here without running or fetching anything."""
+    if instruction.keyword == "ADD":
+        return not any(is_remote(state.text(word, instruction)) for word in instruction.values)
+    if instruction.keyword != "RUN":
+        return True
     values = {name: value for name, value in state.scope.variables().items() if value is not None}
     try:
         commands = list(run_commands(instruction, ShellVariables(values), state.workdir(), state.shell))
     except (NeedsEngine, WainError):
         return False
-    return not any(isinstance(command.action, PipInstall) for command in commands)
+    return all(isinstance(command.action, _ON_FILES) for command in commands)
 
 
 def _check_python(action: PipInstall, tree: Tree, facts: BaseFacts, env: Mapping[str, str], cwd: str) -> None:

@@ -167,8 +167,14 @@ def test_a_project_of_the_context_gets_its_dependencies(bench: Bench) -> None:
         '[build-system]\nrequires = ["wheel"]\nbuild-backend = "x"\n'
         '[project]\nname = "own"\nversion = "1"\ndependencies = ["lib"]\n'
     )
-    (found,) = bench.supplies("FROM base\nWORKDIR /src\nCOPY . .\nRUN make && pip install .\n")
-    assert bench.names(found) == ["lib-1.5-py3-none-any.whl", "wheel-0.45-py3-none-any.whl"]
+    found = bench.supplies(
+        "FROM base\nWORKDIR /src\nCOPY . .\nRUN make && pip install .\nRUN make && pip install -e .\n"
+    )
+    for one in found:
+        assert bench.names(one) == ["lib-1.5-py3-none-any.whl", "wheel-0.45-py3-none-any.whl"]
+    # What is fetched is fetched by the engine.
+    (found,) = bench.supplies("FROM base\nADD http://127.0.0.1:9/r.txt /\nRUN make && pip install -r /r.txt\n")
+    assert "there is no requirements file" in found.why
 
 
 @pytest.mark.parametrize(
