@@ -11,7 +11,9 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -25,12 +27,14 @@ from wain.layers import (
     Entry,
     Folder,
     Layer,
+    compressed_layer,
     describe,
     files_layer,
     remembered_layer,
     wheel_layer,
     wheel_layer_key,
 )
+from wain.oci import LAYER_GZIP, LAYER_TAR
 from wain.store import Store
 from wain.wheels import Wheel
 
@@ -407,3 +411,30 @@ def test_a_disk_that_is_full_is_told_and_no_thread_stays(tmp_path: Path) -> None
     with pytest.raises(OSError, match="No space"):
         splice.assemble(parts, write, threads=3)
     assert threading.active_count() == before
+
+
+def test_an_uncompressed_layer_is_compressed_once_and_checked(store: Store) -> None:
+    tar = files_layer([file("x", b"x" * 9_000_000)], store=store, created_by="x")
+    with tar.open() as stream:
+        data = gzip.decompress(stream.read())
+    plain = Layer(
+        digest=Digest.of(data),
+        diff_id=Digest.of(data),
+        size_bytes=len(data),
+        source=lambda: io.BytesIO(data),
+        media_type=LAYER_TAR,
+        created_by="RUN x",
+    )
+    made = compressed_layer(plain, store)
+    with made.open() as stream:
+        assert gzip.decompress(stream.read()) == data
+    assert (made.media_type, made.diff_id, made.created_by) == (LAYER_GZIP, plain.diff_id, "RUN x")
+
+    def unread() -> BinaryIO:
+        raise AssertionError("it is remembered")
+
+    assert compressed_layer(replace(plain, source=unread), store).digest == made.digest
+    assert compressed_layer(made, store) is made
+    other = Digest.of(b"other")
+    with pytest.raises(HashMismatch, match="diff ID"):
+        compressed_layer(replace(plain, diff_id=other), store)
