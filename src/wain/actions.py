@@ -33,9 +33,11 @@ class Fails(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Echo(Action):
-    """Writes `text` to where its output goes."""
+    """Writes `text` to where its output goes; with `words`, what the shell's own echo or printf makes of these."""
 
     text: str
+    words: tuple[str, ...] = ()
+    """The whole command, where shells differ or escapes are in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class FileCommand(Action):
     flags: frozenset[str]
     mode: str | None
     operands: tuple[int, ...]
+    owner: str = ""
+    """`user:group` of install."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,10 @@ class PipInstall(Action):
     """uv's --python, or None."""
     system: bool = False
     """uv's --system."""
+    extras: tuple[str, ...] = ()
+    """uv's --extra, of the pyproject.toml among the files; `*` for all."""
+    exact: bool = False
+    """Whether what is not asked for is removed: `uv pip sync`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,3 +142,64 @@ class CompileAll(Action):
     python: str
     """As called."""
     folders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account(Action):
+    """useradd, groupadd or `usermod -aG`."""
+
+    program: str
+    name: str
+    """Of the user or group."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """By what they say: uid, gid, groups, home, shell, comment."""
+    switches: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expression:
+    """A part of find's expression.
+
+    `kind` is or, and, not (of `parts`); true, type, name, iname, path, empty, prune, delete; each and together for
+    what `-exec` runs, whose words are `words`.
+    """
+
+    kind: str
+    words: tuple[str, ...] = ()
+    parts: tuple[Expression, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Find(Action):
+    """`find` below folders, which are indexes into argv."""
+
+    folders: tuple[int, ...]
+    expression: Expression
+    depth_first: bool
+    least: int
+    most: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look(Action):
+    """Tells of files, which must be there; operands are indexes into argv."""
+
+    operands: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipUninstall(Action):
+    """`pip uninstall -y`."""
+
+    program: str
+    names: tuple[str, ...]
+    break_system_packages: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activate(Action):
+    """`. VENV/bin/activate`: the variables of a virtual environment for the rest of a shell."""
+
+    script: str
+    is_source: bool
+    """Whether it is called `source`, which dash has not."""

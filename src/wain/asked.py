@@ -10,7 +10,8 @@ import json
 import posixpath
 import re
 import shutil
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from wain.actions import NeedsEngine, PipInstall
 from wain.editables import EditablePlace
 from wain.filework import CommandFails, joined_raw
 from wain.pipconf import Setting
+from wain.settings import normalize_name
 from wain.tree import Node, Tree, parts_of
 
 if TYPE_CHECKING:
@@ -41,9 +43,15 @@ def asked_requirements(action: PipInstall, tree: Tree, env: Mapping[str, str], c
     """What is asked for, with the files that say it put under a folder of this machine."""
     from wain.requirements import Requirements, parse_requirement, read_requirements
 
-    for name in (*action.files, *action.constraints):
+    documents = tuple(name for name in action.files if action.is_uv and posixpath.basename(name) == "pyproject.toml")
+    listed = tuple(name for name in action.files if name not in documents)
+    if any(posixpath.basename(name) in {"setup.py", "setup.cfg", "pylock.toml"} for name in listed) or (
+        action.extras and not documents
+    ):
+        raise NeedsEngine("uv reads requirements of another kind here")
+    for name in (*listed, *action.constraints):
         _materialise(tree, joined_raw(cwd, name), env, folder, set())
-    files = [read_requirements(folder / tree.resolve(joined_raw(cwd, name)), environ=env) for name in action.files]
+    files = [read_requirements(folder / tree.resolve(joined_raw(cwd, name)), environ=env) for name in listed]
     limits = [
         read_requirements(folder / tree.resolve(joined_raw(cwd, name)), environ=env) for name in action.constraints
     ]
@@ -81,6 +89,8 @@ def asked_requirements(action: PipInstall, tree: Tree, env: Mapping[str, str], c
         if "://" in text or text.startswith("git+"):
             raise NeedsEngine(f"{text.partition('@')[0][:60]} is cloned into the image")
         local(text, editable=True)
+    for name in documents:
+        lines += [parse_requirement(text, name) for text in _project_lines(tree, joined_raw(cwd, name), action.extras)]
     for file in files:
         for line in file.lines:
             if line.editable or (line.url is not None and "://" not in line.url):
@@ -106,6 +116,30 @@ def asked_requirements(action: PipInstall, tree: Tree, env: Mapping[str, str], c
     if merged.require_hashes and not merged.is_locked:
         raise CommandFails("hashes are required, and not every requirement has a version and hashes")
     return Asked(requirements=merged, editables=editables, projects=tuple(dict.fromkeys(projects)))
+
+
+def _project_lines(tree: Tree, path: str, extras: Sequence[str]) -> list[str]:
+    """What a pyproject.toml requires, as uv takes it where it is named as a requirements file."""
+    text = tree.text(path)
+    if text is None:
+        raise CommandFails(f"there is no requirements file {path}")
+    try:
+        project = tomllib.loads(text).get("project", {})
+        if {"dependencies", "optional-dependencies"} & set(project.get("dynamic", ())) or not project:
+            raise NeedsEngine("the project's back end says what it requires")
+        optional = {normalize_name(name): items for name, items in project.get("optional-dependencies", {}).items()}
+        wanted = list(optional) if "*" in extras else [normalize_name(name) for name in extras]
+        lines = [*project.get("dependencies", ())]
+        for name in wanted:
+            if name not in optional:
+                raise CommandFails(f"uv: the project has no extra {name}")
+            lines += optional[name]
+        own = normalize_name(str(project.get("name", "")))
+        if any(normalize_name(re.split(r"[^\w.-]", line.strip())[0]) == own for line in lines):
+            raise NeedsEngine("an extra of the project names the project itself")
+        return lines
+    except (tomllib.TOMLDecodeError, AttributeError, TypeError) as error:
+        raise CommandFails(f"{path} does not parse: {error}") from error
 
 
 def write_out_again(asked: Asked, tree: Tree, folder: Path) -> None:

@@ -21,7 +21,7 @@ from wain.actions import CompileAll, NeedsEngine
 from wain.bases import BaseFacts
 from wain.bytecode import MAX_SOURCE_BYTES, Compiler, bytecode_path, compile_files, wheel_bytecode
 from wain.digest import Digest
-from wain.filework import Actor, CommandFails, joined_raw
+from wain.filework import Actor, CommandFails, joined_raw, may_write
 from wain.install import PlannedFile
 from wain.interpreters import host_interpreter
 from wain.pythons import environment_of
@@ -120,6 +120,11 @@ def compile_tree(tree: Tree, paths: Iterable[str], facts: BaseFacts, actor: Acto
         assert source is not None
         opened, size = made[place]
         folder = posixpath.dirname(place)
+        try:
+            may_write(tree, folder if tree.get(folder) is not None else posixpath.dirname(path), actor)
+        except CommandFails:
+            failed.append(path)
+            continue
         tree.make_folders(folder, uid=actor.uid, gid=actor.gid)
         content = Stamped(opened, source.content, source.mtime, source.size_bytes)
         node = Node(kind="file", mode=source.mode & 0o666, uid=actor.uid, gid=actor.gid, mtime=actor.now)

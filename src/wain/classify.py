@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from wain.actions import Action, Echo, FileCommand, NeedsEngine, Nothing, PipInstall
+from wain.account_words import account_action
+from wain.actions import Action, Activate, Echo, FileCommand, Look, NeedsEngine, Nothing, PipInstall
+from wain.find_words import find_action
 from wain.invocation import is_python, python_module
 from wain.pip_commands import pip_call
 from wain.pip_words import compileall_action, pip_action, venv_action
@@ -32,6 +34,8 @@ def classify(argv: Sequence[str], env: Mapping[str, str], cwd: str, *, writes: b
         if set(letters) <= _SETS and set(rest) <= {"pipefail", "errexit", "nounset", "xtrace"}:
             return Nothing(told="does nothing")
         raise NeedsEngine("set with these options has to be run by a shell")
+    if program in {".", "source"} and len(argv) == 2 and argv[1].endswith("/bin/activate"):
+        return Activate(told="takes an environment", script=argv[1], is_source=program == "source")
     if program in {"cd", "export", "unset"}:
         return Nothing(told="sets the shell")
     if program in {"echo", "printf"}:
@@ -39,7 +43,16 @@ def classify(argv: Sequence[str], env: Mapping[str, str], cwd: str, *, writes: b
     if writes:
         raise NeedsEngine(f"the output of {program} has to be found by running it")
     if program in _FILE_COMMANDS:
-        return _file_command(program, argv)
+        return file_command(argv)
+    if program == "find":
+        return find_action(argv, file_command)
+    if program in {"useradd", "groupadd", "usermod"}:
+        return account_action(program, argv)
+    if program in _TELL and (len(argv) == 1 or (program == "sleep" and len(argv) == 2)):
+        return Nothing(told="tells something")
+    if program in _LOOK:
+        operands = tuple(index for index, word in enumerate(argv) if index and not word.startswith("-"))
+        return Look(told="tells of files", operands=operands)
     pip = pip_call(argv)
     if pip is not None:
         return pip_action(pip, argv, env)
@@ -61,18 +74,16 @@ def _echo(program: str, argv: Sequence[str], writes: bool) -> Action:
     if not writes:
         return Nothing(told="tells something")
     words = list(argv[1:])
-    if any("\\" in word for word in words):
-        raise NeedsEngine(f"{program} treats backslashes as its shell does")
-    if program == "echo":
-        end = "\n"
-        if words[:1] == ["-n"]:
-            words, end = words[1:], ""
-        if words and words[0].startswith("-"):
-            raise NeedsEngine("echo treats options as its shell does")
-        return Echo(told="writes a file", text=" ".join(words) + end)
-    if len(words) == 1 and "%" not in words[0]:
-        return Echo(told="writes a file", text=words[0])
-    raise NeedsEngine("printf with a format has to be run")
+    if program == "printf":
+        if not words or words[0].startswith("-"):
+            raise NeedsEngine("printf with these arguments has to be run")
+        return Echo(told="writes a file", text="", words=tuple(argv))
+    if any("\\" in word for word in words) or (words and words[0].startswith("-") and words[0] != "-n"):
+        return Echo(told="writes a file", text="", words=tuple(argv))
+    end = "\n"
+    if words[:1] == ["-n"]:
+        words, end = words[1:], ""
+    return Echo(told="writes a file", text=" ".join(words) + end)
 
 
 _FILE_COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
@@ -89,7 +100,11 @@ _FILE_COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
     "chown": ("Rvfch", {"--recursive": "R", "--verbose": "v", "--no-dereference": "h"}),
     "chgrp": ("Rvfch", {"--recursive": "R", "--verbose": "v", "--no-dereference": "h"}),
     "touch": ("c", {"--no-create": "c"}),
+    "install": ("dDvcTm", {"--directory": "d", "--mode": "m", "--owner": "o", "--group": "g", "--verbose": "v"}),
 }
+_WITH_VALUE = {"mkdir": "m", "install": "mog"}
+_TELL = frozenset("pwd whoami id date env printenv uname sleep hostname nproc df free tty".split())
+_LOOK = frozenset({"ls", "cat"})
 _TOLD = {
     "mkdir": "makes folders",
     "rm": "removes files",
@@ -101,14 +116,20 @@ _TOLD = {
     "chown": "changes owners",
     "chgrp": "changes owners",
     "touch": "touches files",
+    "install": "installs files",
 }
 
 
-def _file_command(program: str, argv: Sequence[str]) -> FileCommand:
+def file_command(argv: Sequence[str]) -> FileCommand:
+    """What a command of coreutils asks for.
+
+    :raises NeedsEngine: for options that are not known here.
+    """
+    program = argv[0].rpartition("/")[2]
     letters, longs = _FILE_COMMANDS[program]
     flags: set[str] = set()
     operands: list[int] = []
-    mode: str | None = None
+    values: dict[str, str] = {}
     only = False
     index = 1
     while index < len(argv):
@@ -122,8 +143,8 @@ def _file_command(program: str, argv: Sequence[str]) -> FileCommand:
         elif word.startswith("--"):
             name, equals, value = word.partition("=")
             letter = longs.get(name)
-            if letter == "m" and equals:
-                mode = value
+            if letter is not None and letter in _WITH_VALUE.get(program, "") and equals:
+                values[letter] = value
             elif letter is None or equals:
                 raise NeedsEngine(f"{program} {name} has to be run")
             else:
@@ -132,19 +153,34 @@ def _file_command(program: str, argv: Sequence[str]) -> FileCommand:
             operands.append(at)
         else:
             for position, letter in enumerate(word[1:], 1):
-                if program == "mkdir" and letter == "m":
-                    mode = word[position + 1 :] or (argv[index] if index < len(argv) else None)
-                    index += not word[position + 1 :]
+                if letter in _WITH_VALUE.get(program, ""):
+                    rest = word[position + 1 :]
+                    if not rest and index >= len(argv):
+                        raise NeedsEngine(f"{program} -{letter} has no value, and would fail")
+                    values[letter] = rest or argv[index]
+                    index += not rest
                     break
                 if letter not in letters:
                     raise NeedsEngine(f"{program} -{letter} has to be run")
                 flags.add(letter)
+    if program == "install" and "d" in flags:
+        flags.add("p")
     least = {"mkdir": 1, "rm": 0 if "f" in flags else 1, "rmdir": 1, "touch": 1}.get(program, 2)
+    if program == "install" and "d" in flags:
+        least = 1
     if program == "ln" and ("s" not in flags or len(operands) < 2):
         raise NeedsEngine("ln without -s and two names has to be run")
     if len(operands) < least:
         raise NeedsEngine(f"{program} lacks an operand, and would fail")
-    return FileCommand(told=_TOLD[program], name=program, flags=frozenset(flags), mode=mode, operands=tuple(operands))
+    owner = values.get("o", "") + (f":{values['g']}" if "g" in values else "")
+    return FileCommand(
+        told=_TOLD[program],
+        name=program,
+        flags=frozenset(flags),
+        mode=values.get("m"),
+        operands=tuple(operands),
+        owner=owner,
+    )
 
 
 def installation(argv: Sequence[str]) -> PipInstall:

@@ -5,6 +5,7 @@ Sources: Docker's documentation of the build context and .dockerignore.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Collection
@@ -32,17 +33,39 @@ class OnDisk:
         """:raises ProjectError: when it cannot be read, or is not what it was."""
         try:
             # Not to wait for a pipe that took the file's place.
-            stream = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise ProjectError(
                 f"{self.path} cannot be read: {error.strerror}",
                 hint="Make it readable, or name it in .dockerignore.",
             ) from error
-        found = os.fstat(stream.fileno())
-        if (found.st_size, found.st_mtime_ns, found.st_ino) != (self.size_bytes, self.mtime_ns, self.inode):
+        stream = _Watched(descriptor, self)
+        try:
+            stream.check()
+        except ProjectError:
             stream.close()
-            raise ProjectError(f"{self.path} changed during the build", hint="Build again when nothing writes to it.")
+            raise
         return stream
+
+
+class _Watched(io.BufferedReader):
+    """A file of the context that is looked at again when its end is read."""
+
+    def __init__(self, descriptor: int, file: OnDisk) -> None:
+        super().__init__(io.FileIO(descriptor, closefd=True))
+        self._file = file
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if not data and size != 0:
+            self.check()
+        return data
+
+    def check(self) -> None:
+        """:raises ProjectError: when the file is not what it was."""
+        file, found = self._file, os.fstat(self.fileno())
+        if (found.st_size, found.st_mtime_ns, found.st_ino) != (file.size_bytes, file.mtime_ns, file.inode):
+            raise ProjectError(f"{file.path} changed during the build", hint="Build again when nothing writes to it.")
 
 
 def ignore_file(context: Path, dockerfile: Path | None) -> Path:

@@ -26,10 +26,9 @@ from wain.layers import Layer
 from wain.oci import Config, Runtime
 from wain.pipsteps import Tools
 from wain.platforms import Platform
-from wain.pythons import DEFAULT_PATH
 from wain.scopes import global_scope, parent_stage, platform_args, source_stage, stage_scope
 from wain.stage import Sources, StageBuild
-from wain.steps import Step, StepPlan, find_target, is_standard_syntax, needed_stages, plan
+from wain.steps import DEFAULT_PATH, Step, StepPlan, find_target, is_standard_syntax, needed_stages, plan
 from wain.store import Store
 from wain.tree import Tree, base_tree
 from wain.ustar import ZIP_EPOCH

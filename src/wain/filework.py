@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wain.actions import FileCommand, NeedsEngine
 from wain.ignore import go_pattern
@@ -102,7 +102,8 @@ def do(tree: Tree, action: FileCommand, operands: list[str], actor: Actor) -> No
     _COMMANDS[action.name](tree, action, operands, actor)
 
 
-def _may_write(tree: Tree, folder: str, actor: Actor) -> None:
+def may_write(tree: Tree, folder: str, actor: Actor) -> None:
+    """:raises CommandFails: when a folder is not its user's to write to."""
     node = tree.get(folder)
     if actor.uid == 0 or node is None:
         return
@@ -156,7 +157,7 @@ def _mkdir(tree: Tree, action: FileCommand, operands: list[str], actor: Actor) -
             is_last = number + 1 == len(parts)
             if not is_last and "p" not in action.flags:
                 raise CommandFails(f"mkdir: {operand}: there is no such folder")
-            _may_write(tree, before, actor)
+            may_write(tree, before, actor)
             made = directory(mode=mode if is_last else 0o755, uid=actor.uid, gid=actor.gid, mtime=actor.now)
             _inherit_group(tree, before, made)
             tree.put(done, made)
@@ -196,13 +197,13 @@ def _rm(tree: Tree, action: FileCommand, operands: list[str], actor: Actor) -> N
             raise CommandFails(f"rm: {operand} is a link")
         if node.kind == "directory" and not recursive and not ("d" in action.flags and not node.children):
             raise CommandFails(f"rm: {operand} is a folder")
-        _may_write(tree, posixpath.dirname(path), actor)
+        may_write(tree, posixpath.dirname(path), actor)
         if actor.uid and node.kind == "directory":
             for below, child in tree.walk(path):
                 if child.kind == "directory" and child.children:
-                    _may_write(tree, below, actor)
+                    may_write(tree, below, actor)
             if node.children:
-                _may_write(tree, path, actor)
+                may_write(tree, path, actor)
         tree.remove(path)
 
 
@@ -212,7 +213,7 @@ def _rmdir(tree: Tree, action: FileCommand, operands: list[str], actor: Actor) -
         node = tree.get(path)
         if node is None or node.kind != "directory" or node.children or "p" in action.flags:
             raise CommandFails(f"rmdir: {operand} is no empty folder")
-        _may_write(tree, posixpath.dirname(path), actor)
+        may_write(tree, posixpath.dirname(path), actor)
         tree.remove(path)
 
 
@@ -241,7 +242,7 @@ def _ln(tree: Tree, action: FileCommand, operands: list[str], actor: Actor) -> N
         there = tree.get(place)
         if there is not None and ("f" not in action.flags or there.kind == "directory"):
             raise CommandFails(f"ln: /{place} is there already")
-        _may_write(tree, posixpath.dirname(place), actor)
+        may_write(tree, posixpath.dirname(place), actor)
         tree.put(
             place,
             Node(kind="symlink", mode=0o777, uid=actor.uid, gid=actor.gid, target=target, mtime=actor.now),
@@ -277,7 +278,7 @@ def _copy(tree: Tree, node: Node, place: str, actor: Actor, *, keeps: bool) -> N
         raise NeedsEngine("cp of a device has to be run")
     if node.kind == "directory":
         if there is None:
-            _may_write(tree, posixpath.dirname(place), actor)
+            may_write(tree, posixpath.dirname(place), actor)
             made = directory(mode=node.mode & 0o777, uid=actor.uid, gid=actor.gid, mtime=actor.now)
             tree.put(place, made)
         elif there.kind != "directory":
@@ -307,7 +308,7 @@ def _copy(tree: Tree, node: Node, place: str, actor: Actor, *, keeps: bool) -> N
     elif actor.uid or not keeps:
         made.uid, made.gid = actor.uid, actor.gid
     if there is None:
-        _may_write(tree, posixpath.dirname(place), actor)
+        may_write(tree, posixpath.dirname(place), actor)
     tree.put(place, made)
 
 
@@ -327,11 +328,53 @@ def _mv(tree: Tree, action: FileCommand, operands: list[str], actor: Actor) -> N
                 continue
             if (there.kind == "directory") != (node.kind == "directory") or there.children:
                 raise CommandFails(f"mv: /{place} is in the way")
-        _may_write(tree, posixpath.dirname(real), actor)
-        _may_write(tree, posixpath.dirname(place), actor)
+        may_write(tree, posixpath.dirname(real), actor)
+        may_write(tree, posixpath.dirname(place), actor)
         moved = tree.graft(node)
         tree.remove(real)
         tree.put(place, moved)
+
+
+def _install(tree: Tree, action: FileCommand, operands: list[str], actor: Actor) -> None:
+    mode = 0o755 if action.mode is None else _octal(action.mode)
+    uid, gid = user_ids(action.owner, actor.passwd, actor.group)
+    if actor.uid and action.owner:
+        raise CommandFails(f"install: user {actor.uid} may not change owners")
+
+    def settle(path: str) -> None:
+        own = tree.own(path)
+        own.mode = mode
+        if action.owner:
+            own.uid, own.gid = (own.uid if uid is None else uid), (own.gid if gid is None else gid)
+
+    if "d" in action.flags:
+        for operand in operands:
+            there = tree.find(joined_raw(actor.cwd, operand))
+            if there is None:
+                _mkdir(tree, action, [operand], actor)
+            path = tree.resolve(joined_raw(actor.cwd, operand))
+            node = tree.get(path)
+            if node is None or node.kind != "directory":
+                raise CommandFails(f"install: {operand} is no folder")
+            _must_own(node, path, actor)
+            settle(path)
+        return
+    if "D" in action.flags:
+        folder = posixpath.dirname(operands[-1].rstrip("/"))
+        if folder:
+            _mkdir(tree, replace(action, flags=frozenset("p"), mode=None), [folder], actor)
+    for source, place in _into(tree, action, operands, actor):
+        node = tree.find(joined_raw(actor.cwd, source))
+        if node is None or node.kind != "file":
+            raise CommandFails(f"install: {source} is no file")
+        there = tree.get(place)
+        if there is not None and there.kind == "directory":
+            raise CommandFails(f"install: /{place} is a folder")
+        may_write(tree, posixpath.dirname(place), actor)
+        made = node.copied(0)
+        made.uid, made.gid, made.inode, made.xattrs, made.mtime = actor.uid, actor.gid, 0, {}, actor.now
+        tree.put(place, made)
+        settle(place)
 
 
 def _targets(tree: Tree, action: FileCommand, operands: list[str], actor: Actor) -> Iterator[tuple[str, Node]]:
@@ -444,7 +487,7 @@ def write_file(tree: Tree, path: str, data: bytes, actor: Actor, *, append: bool
         raise CommandFails(f"/{folder}: there is no such folder")
     there = tree.get(real)
     if there is None:
-        _may_write(tree, folder, actor)
+        may_write(tree, folder, actor)
         made = Node(
             kind="file",
             mode=0o644,
@@ -488,6 +531,7 @@ _COMMANDS = {
     "chown": _chown,
     "chgrp": _chown,
     "touch": _touch,
+    "install": _install,
 }
 
 
@@ -498,6 +542,7 @@ __all__ = [
     "do",
     "expand_pattern",
     "joined",
+    "may_write",
     "put_text",
     "user_ids",
     "write_file",

@@ -134,6 +134,10 @@ def uninstall(tree: Tree, name: str, there: Installed, scheme: Scheme, environme
     if record is None:
         raise CommandFails(f"pip cannot uninstall {name} {there.version}: its RECORD is not there")
     folders: set[str] = set()
+    # pip removes what the entry points are called, too, whoever made it.
+    for script in _scripts(tree.text(f"{there.info}/entry_points.txt") or ""):
+        if (node := tree.get(f"{scheme.scripts}/{script}")) is not None and node.kind != "directory":
+            tree.remove(f"{scheme.scripts}/{script}")
     for row in csv.reader(record.splitlines()):
         if not row:
             continue
@@ -159,6 +163,20 @@ def uninstall(tree: Tree, name: str, there: Installed, scheme: Scheme, environme
                 break
             tree.remove(folder)
             folder = posixpath.dirname(folder)
+
+
+def _scripts(text: str) -> list[str]:
+    """The names of the scripts that entry points make."""
+    found = []
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip().strip("[]").strip()
+        elif "=" in line and section in {"console_scripts", "gui_scripts"}:
+            name = line.partition("=")[0].strip()
+            if name and "/" not in name and name not in {".", ".."}:
+                found.append(name)
+    return found
 
 
 def _names(tree: Tree, folder: str) -> list[str]:

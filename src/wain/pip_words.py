@@ -5,9 +5,10 @@ Sources: the manuals of pip and venv.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
-from wain.actions import Action, CompileAll, Fails, NeedsEngine, Nothing, PipConfig, PipInstall, Venv
+from wain.actions import Action, CompileAll, Fails, NeedsEngine, Nothing, PipConfig, PipInstall, PipUninstall, Venv
 from wain.pip_commands import PipCall
 
 _QUERIES = frozenset({"--version", "list", "freeze", "show", "check", "debug", "help", "inspect", ""})
@@ -34,9 +35,29 @@ def pip_action(pip: PipCall, argv: Sequence[str], env: Mapping[str, str]) -> Act
         return Nothing(told="there is no cache to clean")
     if pip.verb == "config":
         return _pip_config(pip)
+    if pip.verb == "uninstall":
+        return _pip_uninstall(pip, program)
     if pip.verb in _QUERIES:
         return Nothing(told="tells of what is installed")
     raise NeedsEngine(f"pip {pip.verb} has to be run")
+
+
+def _pip_uninstall(pip: PipCall, program: str) -> PipUninstall:
+    known = {"--yes", "-y", "--break-system-packages", "--root-user-action"} | _NO_EFFECT
+    unknown = next((name for name, _, _ in pip.options if name not in known), None)
+    names = tuple(word or "" for word in pip.operands)
+    if (
+        unknown is not None
+        or not pip.has("--yes", "-y")
+        or not all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
+    ):
+        raise NeedsEngine("pip uninstall with these arguments has to be run")
+    return PipUninstall(
+        told="removes distributions",
+        program=program,
+        names=names,
+        break_system_packages=pip.has("--break-system-packages"),
+    )
 
 
 def _pip_config(pip: PipCall) -> PipConfig:

@@ -17,22 +17,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wain.actions import NeedsEngine, PipInstall
+from wain.actions import NeedsEngine, PipInstall, PipUninstall
 from wain.asked import Asked, asked_requirements, uv_configuration, write_out_again
 from wain.bases import BaseFacts
 from wain.bytesteps import compile_tree, sources_below
 from wain.editables import NotEditable
-from wain.filework import Actor, CommandFails, joined_raw, put_text
+from wain.filework import Actor, CommandFails, joined_raw, may_write, put_text
 from wain.install import Scheme
 from wain.installed import all_satisfied, installed_in, stays, uninstall
 from wain.pipconf import Setting
 from wain.platforms import Target
 from wain.pythons import Environment, environment_of, find_program
-from wain.settings import BuildSettings, IndexSettings
+from wain.settings import BuildSettings, IndexSettings, normalize_name
 from wain.shares import put_wheels, wheel_of
 from wain.store import Store
 from wain.tree import Tree
-from wain.uv_venvs import lock_venv
+from wain.uv_venvs import is_seed, lock_venv
 from wain.wheels import Wheel
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def pip_install(
             raise CommandFails(f"user {actor.uid} may not write to /{scheme.purelib}")
         upgrade = action.upgrade or switch("upgrade")
         target = facts.target
-        if not upgrade and all_satisfied(requirements, installed, target):
+        if not upgrade and not action.exact and all_satisfied(requirements, installed, target):
             log.info("every requirement is satisfied already")
             return []
         no_deps = action.no_deps or switch("no-deps")
@@ -120,6 +120,11 @@ def pip_install(
         if wheel.name in local:
             # By itself, so that the layers of the dependencies do not change with the project.
             put_wheels(tree, [wheel], scheme, actor, skips=skips)
+    if action.exact:
+        wanted = {wheel.name for wheel in wheels}
+        for name, there in installed.items():
+            if name not in wanted and not is_seed(tree, name, environment, facts):
+                uninstall(tree, name, there, scheme, environment)
     for path, text in left.items():
         put_text(tree, path, text, actor)
     if compiles(action.compile, env, configured, tools):
@@ -132,6 +137,27 @@ def pip_install(
     if action.is_uv and (environment.is_venv or scheme.data != environment.scheme.data):
         lock_venv(tree, scheme.data, actor)
     return wheels
+
+
+def pip_uninstall(action: PipUninstall, tree: Tree, facts: BaseFacts, env: Mapping[str, str], actor: Actor) -> None:
+    """Removes distributions; pip leaves alone what is not there, or stands elsewhere.
+
+    :raises CommandFails: when pip would fail.
+    :raises NeedsEngine: when the Python is not the one that is known.
+    """
+    environment = environment_of(tree, action.program, facts, env, actor.cwd)
+    allowed = action.break_system_packages or env.get("PIP_BREAK_SYSTEM_PACKAGES", "").lower() in _TRUE
+    if environment.managed and not allowed:
+        raise CommandFails("this environment is externally managed, and pip refuses to remove from it")
+    installed = installed_in(tree, environment.sites)
+    for name in action.names:
+        there = installed.get(normalize_name(name))
+        if there is None:
+            log.warning("%s is not installed, and is not removed", name)
+            continue
+        if actor.uid and there.site == environment.scheme.purelib:
+            may_write(tree, there.site, actor)
+        uninstall(tree, name, there, environment.scheme, environment)
 
 
 def compiles(asked: bool | None, env: Mapping[str, str], configured: Mapping[str, Setting], tools: Tools) -> bool:

@@ -15,9 +15,9 @@ from wain.bases import BaseFacts
 from wain.filework import CommandFails, joined_raw
 from wain.install import Scheme
 from wain.invocation import is_pip, is_python
+from wain.steps import DEFAULT_PATH
 from wain.tree import Tree, parts_of
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
 

@@ -6,18 +6,37 @@ Sources: Dockerfile reference (RUN); POSIX.1-2024, Shell Command Language.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from wain.actions import CompileAll, Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, UvSync, Venv
+from wain.accounts import add_account
+from wain.actions import (
+    Account,
+    Activate,
+    CompileAll,
+    Echo,
+    Fails,
+    FileCommand,
+    Find,
+    Look,
+    NeedsEngine,
+    Nothing,
+    PipConfig,
+    PipInstall,
+    PipUninstall,
+    UvSync,
+    Venv,
+)
 from wain.bytesteps import compile_all
 from wain.dockerfile import Instruction
-from wain.filework import Actor, CommandFails, do, expand_pattern, write_file
+from wain.echoing import echo_text
+from wain.filework import Actor, CommandFails, do, expand_pattern, joined_raw, write_file
+from wain.finding import find
 from wain.mounting import put_mounts, take_out
-from wain.pipsteps import pip_install
-from wain.pythons import DEFAULT_PATH
+from wain.pipsteps import pip_install, pip_uninstall
 from wain.shell import run_script
 from wain.stage import Sources, StageBuild
-from wain.steps import RunCommand, ShellVariables, run_commands
+from wain.steps import DEFAULT_PATH, RunCommand, ShellVariables, run_commands
+from wain.tree import Tree
 from wain.uvsteps import uv_sync
 from wain.venvs import make_venv
 
@@ -83,7 +102,11 @@ def _do(stage: StageBuild, command: RunCommand, actor: Actor, env: Mapping[str, 
     action = command.action
     tree = stage.tree
     if command.output is not None:
-        text = action.text if isinstance(action, Echo) else ""
+        if _operands(command, sorted(command.patterns), tree, actor) != [
+            command.argv[at] for at in sorted(command.patterns)
+        ]:
+            raise NeedsEngine("the shell writes what its patterns name")
+        text = echo_text(action, stage.tree.resolve(stage.shell[0])) if isinstance(action, Echo) else ""
         operator, path = command.output
         write_file(tree, path, text.encode("utf-8", "surrogateescape"), actor, append=operator == ">>")
         return
@@ -96,11 +119,29 @@ def _do(stage: StageBuild, command: RunCommand, actor: Actor, env: Mapping[str, 
                 raise CommandFails(f"cd: there is no folder {command.argv[1]}")
         return
     if isinstance(action, FileCommand):
-        operands: list[str] = []
-        for index in action.operands:
-            word = command.argv[index]
-            operands += expand_pattern(tree, word, actor.cwd) if index in command.patterns else [word]
-        do(tree, action, operands, actor)
+        do(tree, action, _operands(command, action.operands, tree, actor), actor)
+    elif isinstance(action, Look):
+        for operand in _operands(command, action.operands, tree, actor):
+            if tree.find(joined_raw(actor.cwd, operand)) is None:
+                raise CommandFails(f"{command.argv[0]}: {operand} is not there")
+    elif isinstance(action, Find):
+        rest = range(len(action.folders) + 1, len(command.argv))
+        if any(
+            index in command.patterns and expand_pattern(tree, command.argv[index], actor.cwd) != [command.argv[index]]
+            for index in rest
+        ):
+            raise NeedsEngine("find's patterns are expanded by the shell")
+        find(tree, action, _operands(command, action.folders, tree, actor), actor)
+    elif isinstance(action, Activate):
+        if action.is_source and tree.resolve(stage.shell[0]).endswith("/dash"):
+            raise CommandFails("source: dash has no such command; write a dot")
+        root = posixpath.dirname(posixpath.dirname(joined_raw(actor.cwd, action.script)))
+        if tree.find(f"{root}/pyvenv.cfg") is None or tree.find(joined_raw(actor.cwd, action.script)) is None:
+            raise CommandFails(f"{action.script} is no script of an environment")
+    elif isinstance(action, Account):
+        add_account(action, tree, env, actor)
+    elif isinstance(action, PipUninstall):
+        pip_uninstall(action, tree, stage.facts(), env, actor)
     elif isinstance(action, PipConfig):
         _pip_config(stage, action, actor, env)
     elif isinstance(action, Venv):
@@ -113,6 +154,15 @@ def _do(stage: StageBuild, command: RunCommand, actor: Actor, env: Mapping[str, 
         stage.wheels += uv_sync(action, tree, stage.facts(), env, actor, stage.tools)
     else:
         raise NeedsEngine(f"{command.argv[0]} has to be run")
+
+
+def _operands(command: RunCommand, indexes: Iterable[int], tree: Tree, actor: Actor) -> list[str]:
+    """Words of a command with their patterns expanded."""
+    found: list[str] = []
+    for index in indexes:
+        word = command.argv[index]
+        found += expand_pattern(tree, word, actor.cwd) if index in command.patterns else [word]
+    return found
 
 
 def _pip_config(stage: StageBuild, action: PipConfig, actor: Actor, env: Mapping[str, str]) -> None:

@@ -40,6 +40,7 @@ ENGINE = "engine"
 REFUSED = "refused"
 UNUSED = "unused"
 DEFAULT_SHELL = ("/bin/sh", "-c")
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STANDARD_SYNTAX = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream")
 _SPECIAL_VARIABLES = frozenset("$$ $? $! $# $@ $* $- $0 $1 $2 $3 $4 $5 $6 $7 $8 $9".split())
 
@@ -434,6 +435,8 @@ class _Walk:
                     raise NeedsEngine("export with options has to be run by a shell")
                 if equals:
                     self.values[name] = text
+        elif program in {".", "source"}:
+            self.source(argv)
         elif program == "unset":
             for value in argv[1:]:
                 self.values.pop(value, None)
@@ -447,6 +450,16 @@ class _Walk:
             attempt=attempt,
             span=command.span,
         )
+
+    def source(self, argv: list[str]) -> None:
+        """An environment's activation script, which is the one that is known."""
+        path = absolute(argv[1], self.cwd) if len(argv) == 2 and "/" in argv[1] else None
+        if path is None or not path.endswith("/bin/activate"):
+            raise NeedsEngine(f"{' '.join(argv[:2])[:60]} has to be read by a shell")
+        root = path.removesuffix("/bin/activate")
+        self.values["VIRTUAL_ENV"] = root
+        self.values["PATH"] = f"{root}/bin:{self.values.get('PATH', DEFAULT_PATH)}"
+        self.values.pop("PYTHONHOME", None)
 
     def assigned(self, assignment: Assignment) -> str:
         if assignment.value is None or assignment.appends:
@@ -521,7 +534,7 @@ def _is_chain(statement: Statement) -> bool:
     return (
         isinstance(statement, Command)
         and bool(statement.words)
-        and statement.words[0].literal not in {"cd", "export", "unset", "set", None}
+        and statement.words[0].literal not in {"cd", "export", "unset", "set", ".", "source", None}
     )
 
 

@@ -19,10 +19,11 @@ from wain.actions import NeedsEngine
 from wain.bases import BaseFacts
 from wain.errors import EngineError
 from wain.filework import Actor, write_file
-from wain.pythons import find_program
+from wain.pythons import Environment, find_program
 from wain.tree import Node, Tree
 from wain.uv_process import run_uv, uv_environment
 
+_SEEDS = frozenset({"pip", "setuptools", "wheel", "uv"})
 _CACHEDIR_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
 _PYTHON = re.compile(r"\bpython3\.\d+\b")
@@ -120,3 +121,11 @@ def _activation(prompt: str | None) -> Mapping[str, str]:
             for path in sorted((place / "bin").iterdir())
             if path.is_file() and not path.is_symlink()
         }
+
+
+def is_seed(tree: Tree, name: str, environment: Environment, facts: BaseFacts) -> bool:
+    """Whether uv leaves a distribution that it is not asked for: what came with an environment that is not its own."""
+    config = tree.text(f"{environment.root}/pyvenv.cfg") if environment.is_venv else None
+    if config is not None and "\nuv = " in f"\n{config}" and "\nseed = true" not in config:
+        return False
+    return name in _SEEDS and (facts.python.minor < 12 or name in {"pip", "uv"})

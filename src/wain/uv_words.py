@@ -6,6 +6,7 @@ Source: uv's manual of its commands.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from wain.actions import Action, NeedsEngine, Nothing, PipInstall, UvSync, Venv
@@ -46,9 +47,11 @@ _PIP_VALUES = {
     "--only-binary": "only-binary",
     "--no-binary": "no-binary",
     "--prerelease": "prerelease",
+    "--extra": "extra",
 }
 _PIP_SWITCHES = {
     **_COMMON_SWITCHES,
+    "--all-extras": "all-extras",
     "--system": "system",
     "--upgrade": "upgrade",
     "-U": "upgrade",
@@ -130,6 +133,13 @@ def uv_action(argv: Sequence[str]) -> Action:
         return Nothing(told="tells the version")
     if words == ("pip", "install"):
         return _pip_install((*before, *argv[at + 2 :]), argv[0])
+    if words == ("pip", "sync"):
+        # What it is given are files, and their lines are all that there is to be.
+        options, files = _options((*before, *argv[at + 2 :]), _PIP_VALUES, _PIP_SWITCHES)
+        if not files or {"file", "editable", "target", "prefix", "upgrade", "no-deps", "prerelease"} & set(options):
+            raise NeedsEngine("uv pip sync with these options has to be run")
+        made = _pip_install((*before, *(f"-r{file}" for file in files), *_without(argv[at + 2 :], files)), argv[0])
+        return replace(made, no_deps=True, exact=True)
     raise NeedsEngine(f"uv {' '.join(words)[:40]} has to be run")
 
 
@@ -161,6 +171,17 @@ def _options(
         else:
             raise NeedsEngine(f"uv's {name} is for uv itself")
     return MappingProxyType(found), operands
+
+
+def _without(words: Sequence[str], operands: Sequence[str]) -> tuple[str, ...]:
+    left = list(operands)
+    kept = []
+    for word in words:
+        if left and word == left[0]:
+            left.pop(0)
+        else:
+            kept.append(word)
+    return tuple(kept)
 
 
 def _index(options: Mapping[str, list[str]]) -> dict[str, str]:
@@ -227,6 +248,7 @@ def _pip_install(words: Sequence[str], program: str) -> PipInstall:
         break_system_packages="break" in options,
         python=_last(options, "python"),
         system="system" in options,
+        extras=("*",) if "all-extras" in options else tuple(options.get("extra", ())),
     )
 
 

@@ -35,12 +35,11 @@ from wain.pythons import Environment, environment_of, find_program, uv_interpret
 from wain.settings import normalize_name
 from wain.shares import put_wheels
 from wain.tree import Tree, joined
-from wain.uv_venvs import lock_venv, make_uv_venv
+from wain.uv_venvs import is_seed, lock_venv, make_uv_venv
 from wain.wheels import Wheel
 
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _MAX_LOCK_BYTES = 64 << 20
-_SEEDS = frozenset({"pip", "setuptools", "wheel", "uv"})
 
 
 def uv_sync(
@@ -105,7 +104,7 @@ class _Sync:
         wanted = {wheel.name: wheel for wheel in (*wheels, *local)}
         if not self._is_on("inexact"):
             for name, there in installed.items():
-                if name not in wanted and not self._is_seed(name, environment):
+                if name not in wanted and not is_seed(tree, name, environment, self._facts):
                     uninstall(tree, name, there, environment.scheme, environment)
         there_already = {wheel.name for wheel in wheels if _is_there(wheel, installed)}
         for name in wanted:
@@ -299,13 +298,6 @@ class _Sync:
             if not folder:
                 return None
             folder = posixpath.dirname(folder)
-
-    def _is_seed(self, name: str, environment: Environment) -> bool:
-        """Whether uv leaves a distribution that no lock has: what came with an environment that is not its own."""
-        config = self._tree.text(f"{environment.root}/pyvenv.cfg") if environment.is_venv else None
-        if config is not None and "\nuv = " in f"\n{config}" and "\nseed = true" not in config:
-            return False
-        return name in _SEEDS and (self._facts.python.minor < 12 or name in {"pip", "uv"})
 
     # -- what goes in ----------------------------------------------------------------------------------------
 

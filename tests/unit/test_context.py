@@ -69,6 +69,38 @@ def test_a_file_that_changes_during_the_build_is_told(tmp_path: Path) -> None:
         node.content.open()
 
 
+def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
+    fill(tmp_path)
+    node = context(tmp_path).get("top.py")
+    assert node is not None and node.content is not None
+    with node.content.open() as stream:
+        assert stream.read(1) == b"t"
+        (tmp_path / "top.py").write_text("toq")
+        os.utime(tmp_path / "top.py", ns=(1, 1))
+        with pytest.raises(ProjectError, match="changed during the build"):
+            while stream.read(1):
+                pass
+
+
+def test_what_cannot_be_read_is_told_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    tree = context(tmp_path)
+    node = tree.get("top.py")
+    assert node is not None and node.content is not None
+
+    def refuse(path: object, *words: object, **named: object) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Whoever runs the tests as root may read everything.
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ProjectError, match=r"top\.py cannot be read: Permission denied") as caught:
+        node.content.open()
+    assert ".dockerignore" in caught.value.hint
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ProjectError, match="cannot be read: Permission denied"):
+        context(tmp_path)
+
+
 def test_links_never_leave_the_context(tmp_path: Path) -> None:
     folder = tmp_path / "context"
     folder.mkdir()

@@ -258,6 +258,13 @@ def test_mounts_that_fail_say_why(run: str, message: str, context: Path, store: 
     assert message in raised.value.message
 
 
+def test_patterns_that_echo_writes_are_the_shell_s(context: Path, store: Store) -> None:
+    image = make(SHELL + "RUN echo *.none > /e\n", context, store).image
+    assert layer_names(image, 1) == ["e"]
+    with pytest.raises(EngineError, match="what its patterns name"):
+        make(SHELL + "RUN echo /bin/* > /e\n", context, store)
+
+
 def test_what_a_writable_mount_takes_is_gone(context: Path, store: Store) -> None:
     image = make(SHELL + "RUN --mount=source=data,target=/in,rw rm /in/a && touch /in/c /out\n", context, store).image
     assert layer_names(image, 1) == ["out"]

@@ -17,6 +17,7 @@ CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 
 TEXTS = [
     "FROM a\nCOPY --from x y z\n",
+    "FROM a\nRUN \u2028--mount=type=cache,target=/ /\nRUN --mount=type=cache,target=/ \u00a0--mount=x y\n",
     "FROM a\nCOPY --from='x y' y z\nCOPY -- --a b\n",
     'FROM a\nCMD ["a"] foo\nfoo bar baz\nONBUILD\nONBUILD ONBUILD RUN x\nHEALTHCHECK NONE\nENV\nLABEL\nRUN\n',
     "FROM a\nRUN a \\\n # c\n\n  b \\\\\n",

@@ -138,6 +138,10 @@ def test_a_docker_flag_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "--no-cache"]) == 2
     assert "--no-cache-dir" in capsys.readouterr().err
     assert main_module._docker_hint("unrecognized arguments: --squash")
+    for flag in ("--pull", "--cache-to=type=inline", "--rm", "--memory=1g", "--ssh=default"):
+        assert main(["build", flag, "."]) == 2
+        told = capsys.readouterr().err
+        assert f"  {flag.partition('=')[0]}" in told, told
 
 
 def test_starting_imports_nothing_that_is_slow() -> None:

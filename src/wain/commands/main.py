@@ -55,6 +55,17 @@ _DOCKER_FLAGS = {
     "--add-host": "an engine takes it with --engine-arg=--add-host=...",
     "--ssh": "an engine takes it with --engine-arg=--ssh=...",
     "--iidfile": "--metadata-file has the digests",
+    "--rm": "there are no containers that would stay",
+    "--force-rm": "there are no containers that would stay",
+    "--no-cache-filter": "wain's cache never reaches an image; --no-cache-dir goes without it",
+    "--provenance": "no attestations are made",
+    "--sbom": "no attestations are made",
+    "--attest": "no attestations are made",
+    "--annotation": "--label sets labels",
+    "--memory": "an engine takes it with --engine-arg=--memory=...",
+    "--shm-size": "an engine takes it with --engine-arg=--shm-size=...",
+    "--ulimit": "an engine takes it with --engine-arg=--ulimit=...",
+    "--builder": "--engine names what runs the steps that have to be run",
     "--progress=": "auto, plain, json or none",
 }
 
