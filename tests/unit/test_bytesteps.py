@@ -33,7 +33,7 @@ FACTS: Any = SimpleNamespace(python=SimpleNamespace(short=MINOR))
 
 def tree_of(**files: bytes) -> Tree:
     tree = Tree()
-    tree.make_folders("/app/sub")
+    tree.make_folders("/app/sub", uid=7)
     for name, data in files.items():
         path = f"app/{name.replace('__', '/')}.py"
         tree.put(path, Node(kind="file", mode=0o640, mtime=1234, size_bytes=len(data), content=Data(data)))
