@@ -202,6 +202,7 @@ def build_with_engine(
             say(f"{engine.name} without buildx reads {', '.join(contexts)} itself, and from no mirror")
             contexts = {}
         source = _source_name(dockerfile, supplies, engine)
+        options = replace(options, insecure=options.insecure or supplier.is_on_loopback())
         edited = edit(dockerfile, supplies, source=source)
         try:
             if not edited.mounts:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from wain.actions import Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, Venv
 from wain.asked import asked_requirements
@@ -30,19 +31,21 @@ from wain.instructions import apply
 from wain.known_images import KnownImage, known_image
 from wain.lock import Selected
 from wain.mounting import put_mounts
+from wain.mounts import mounts
 from wain.names import parse_registry_reference
 from wain.oci import canonical_json
 from wain.pipsteps import Tools, index_settings_of
 from wain.platforms import Platform, Target
 from wain.pythons import environment_of, find_program
 from wain.requirements import RequirementLine, Requirements, parse_requirement
-from wain.scopes import platform_args
+from wain.scopes import platform_args, source_stage
 from wain.settings import IndexSettings
 from wain.sources import unpack_sdist
 from wain.stage import Sources, StageBuild
 from wain.steps import ShellVariables, is_remote, run_commands
 from wain.trace import Run, Trace
 from wain.tree import Tree
+from wain.urls import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ class Supplier:
         self._walk = StageWalk(request, tools, read)
         self._found: dict[int, list[Supply]] = {}
         self._trace: Trace | None = None
+        self._unread: set[str] = set()
 
     @property
     def bases(self) -> tuple[Image, ...]:
@@ -111,6 +115,21 @@ class Supplier:
             if (place := _elsewhere(name, image)) is not None
         }
 
+    def is_on_loopback(self) -> bool:
+        """Whether every image that the file names came from a registry of this machine, which speaks plain HTTP."""
+        stages = self._request.dockerfile.stages
+        named = {
+            reference
+            for stage in stages
+            for instruction in stage.instructions
+            for reference in (instruction.flag("from"), *(mount.from_ for mount in mounts(instruction)))
+            if reference and source_stage(stages, stage, reference) is None
+        }
+        images = self._walk.named_bases
+        if self._unread or not images or named - images.keys():
+            return False
+        return all(_is_on_loopback(image) for image in images.values())
+
     def _known(self, name: str | None) -> KnownImage:
         """What is known of a base: from the image itself, else by its name."""
         by_name = known_image(name)
@@ -120,6 +139,7 @@ class Supplier:
             image = self._walk.image(name, self._request.platform, 1)
         except WainError as error:
             log.debug("%s is not read: %s", name, error.message)
+            self._unread.add(name)
             return by_name
         runtime = image.config.runtime
         users = dict(by_name.users)
@@ -286,6 +306,11 @@ def _elsewhere(name: str, image: Image) -> str | None:
     if origin is None or origin == f"{reference.registry}/{reference.repository}":
         return None
     return f"docker-image://{origin}{'@' if reference.digest else ':'}{reference.selector}"
+
+
+def _is_on_loopback(image: Image) -> bool:
+    origin = image.layers[0].origin if image.layers else None
+    return origin is not None and is_loopback(urlsplit(f"//{origin}").hostname or "")
 
 
 def trace_of(request: DockerfileRequest, base: Callable[[str | None], KnownImage] = known_image) -> Trace:

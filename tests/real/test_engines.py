@@ -66,7 +66,7 @@ def build(wain: Wain, engines: Engines) -> Callable[..., Any]:
     """`wain build -f Dockerfile .` in a folder, with the machine's engines on PATH."""
 
     def run(folder: Path, *words: str | Path, engine: str = "auto", **options: Any) -> Any:
-        flags = [*(f"--engine-arg={limit}" for limit in LIMITS), "--insecure"] if engine == "buildah" else []
+        flags = [f"--engine-arg={limit}" for limit in LIMITS] if engine == "buildah" else []
         path = f"{engines.folder}:{os.environ['PATH']}"
         given = ["-f", "Dockerfile", "--engine", engine, "--network=host", *flags]
         return wain("build", *given, *words, ".", cwd=folder, env={"PATH": path}, **options)

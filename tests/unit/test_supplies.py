@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,11 @@ class Bench:
     def supplies(
         self, text: str, *, args: dict[str, str] | None = None, secrets: dict[str, bytes] | None = None
     ) -> tuple[Supply, ...]:
+        return self.supplier(text, args=args, secrets=secrets).supplies()
+
+    def supplier(
+        self, text: str, *, args: dict[str, str] | None = None, secrets: dict[str, bytes] | None = None
+    ) -> Supplier:
         flags = {"index-url": self.index.simple}
         env = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in flags.items()}
         tools = Tools(
@@ -84,7 +90,7 @@ class Bench:
             build_args=args or {},
             platform=Platform.parse("linux/amd64"),
         )
-        return Supplier(request, tools, self.read, self.files).supplies()
+        return Supplier(request, tools, self.read, self.files)
 
     def names(self, supply: Supply) -> list[str]:
         assert supply.key is not None, supply.why
@@ -215,3 +221,28 @@ def test_a_base_that_cannot_be_read_is_told(bench: Bench) -> None:
 def test_stages_that_the_target_does_not_need_get_nothing(bench: Bench) -> None:
     (found,) = bench.supplies("FROM base AS other\nRUN make && pip install app\nFROM base\nRUN make\n")
     assert (found.key, found.why) == (None, "its stage is not needed")
+
+
+@pytest.mark.parametrize(
+    ("origin", "text", "alone"),
+    [
+        ("127.0.0.1:5000/base", "FROM a\n", True),
+        ("127.0.0.1:5000/base", "FROM a AS b\nFROM a\nCOPY --from=b /x /x\n", True),
+        ("127.0.0.1:5000/base", "FROM a\nCOPY --from=registry.example/b /x /x\n", False),
+        ("127.0.0.1:5000/base", "FROM a\nRUN --mount=type=bind,from=registry.example/b,target=/x pip list\n", False),
+        ("registry.example/base", "FROM a\n", False),
+        (None, "FROM a\n", False),
+    ],
+)
+def test_plain_http_is_for_files_whose_images_all_come_from_loopback(
+    bench: Bench, origin: str | None, text: str, alone: bool
+) -> None:
+    assert bench.base is not None
+    bench.base = replace(bench.base, layers=tuple(replace(layer, origin=origin) for layer in bench.base.layers))
+    supplier = bench.supplier(text)
+    supplier.supplies()
+    assert supplier.is_on_loopback() is alone
+    bench.base = None
+    unread = bench.supplier(text)
+    unread.supplies()
+    assert not unread.is_on_loopback()
