@@ -231,7 +231,7 @@ def test_an_interrupt_leaves_nothing_and_says_130(registry: LoopbackRegistry, tm
 
 def test_an_interrupted_push_ends_soon_and_leaves_the_tag(registry: LoopbackRegistry, tmp_path: Path) -> None:
     write_image(random_image(6, layers=4), f"oci:{tmp_path}/a:1")
-    registry.faults.append(Fault(when=lambda request: request.method == "PUT", times=None, stall_seconds=9))
+    registry.faults.append(Fault(when=lambda request: request.method == "PUT", times=None, stall_seconds=60))
     process = wain("copy", f"oci:{tmp_path}/a", registry.reference("app"), home=tmp_path)
     deadline = time.monotonic() + 60
     while not registry.requests("PUT") and time.monotonic() < deadline:
@@ -240,7 +240,7 @@ def test_an_interrupted_push_ends_soon_and_leaves_the_tag(registry: LoopbackRegi
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 45
     assert registry.state("app", "1") is None
 
 
