@@ -220,7 +220,7 @@ def read_layer(data: bytes, files: Files) -> None:
     for name, info, content in members:
         if name.rpartition("/")[2].startswith(".wh.") or name == ".":
             continue
-        if not info.isdir():
+        if not info.isdir() and (before := files.get(name)) is not None and before.kind == "directory":
             remove_below(files, name)
         if info.islnk():
             files[name] = files[os.path.normpath(info.linkname)]
@@ -251,8 +251,9 @@ def is_cache(name: str, files: Files) -> bool:
     """Whether it is pip's or uv's cache, or a folder that was made for one."""
     if re.search(r"/\.cache/(pip|uv)(/|$)", name) or re.fullmatch(r"tmp/uv-[a-z0-9-]+\.lock", name):
         return True
-    below = [other for other in files if other.startswith(f"{name}/")]
-    return name.endswith("/.cache") and all(is_cache(other, files) for other in below)
+    if not name.endswith("/.cache"):
+        return False
+    return all(is_cache(other, files) for other in files if other.startswith(f"{name}/"))
 
 
 def normal(files: Files, *, bytecode: bool = False) -> Files:
@@ -342,9 +343,11 @@ def test_dockerfiles_come_out_as_buildkit_builds_them(
     progress = tmp_path / "progress"
 
     def one(name: str) -> list[str]:
+        began = time.monotonic()
         lines = compared(name)
+        seconds = f"{time.monotonic() - began:.1f} s"
         with progress.open("a") as log:
-            log.write("".join(f"{name}: {line}\n" for line in lines or ["as it is with docker"]))
+            log.write("".join(f"{name}: {seconds}: {line}\n" for line in lines or ["as it is with docker"]))
         return lines
 
     def compared(name: str) -> list[str]:

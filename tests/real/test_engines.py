@@ -104,8 +104,10 @@ def test_packages_and_compiled_sdists_come_out_as_docker_builds_them(
     images = Images(registry)
     theirs = without_times(images.read("engines/app:docker"))
 
+    # Of its own, so that what other tests fetched does not count.
+    cache = ("--cache-dir", tmp_path / "cache")
     since = index_front.mark()
-    told = build(folder, "-t", f"{registry.host}/engines/app:wain", "--push").stderr
+    told = build(folder, *cache, "-t", f"{registry.host}/engines/app:wain", "--push").stderr
     assert "Dockerfile:4: apt-get has to be run" in told
     assert "gets 5 files from the store" in told
     first = downloaded(index_front, since)
@@ -122,7 +124,7 @@ def test_packages_and_compiled_sdists_come_out_as_docker_builds_them(
     # One requirement more is one download more, whichever engine it is.
     (folder / "requirements.txt").write_text("click\nnetifaces\nsix\n")
     since = index_front.mark()
-    told = build(folder, "-t", f"{registry.host}/engines/app:buildah", "--push", engine="buildah").stderr
+    told = build(folder, *cache, "-t", f"{registry.host}/engines/app:buildah", "--push", engine="buildah").stderr
     assert "gets 6 files from the store" in told
     assert [name.partition("-")[0] for name in downloaded(index_front, since)] == ["six"]
     files, config = without_times(images.read("engines/app:buildah"))
