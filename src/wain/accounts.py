@@ -12,7 +12,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.actions import Account, NeedsEngine
 from wain.filework import Actor, CommandFails
@@ -47,8 +48,7 @@ def add_account(action: Account, tree: Tree, env: Mapping[str, str], actor: Acto
     _Accounts(tree, actor).do(action)
 
 
-@dataclass(slots=True)
-class _Database:
+class _Database(Struct):
     """One of the files, as rows of fields; written at the end where it changed."""
 
     name: str

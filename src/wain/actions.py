@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import ClassVar
+
+from msgspec import Struct, field
+
+from wain.records import Record
 
 
 class NeedsEngine(Exception):
@@ -14,25 +18,21 @@ class NeedsEngine(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
+class Action(Record, frozen=True, kw_only=True):
     """What a command does; `told` is for people."""
 
     told: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nothing(Action):
+class Nothing(Action, frozen=True, kw_only=True):
     """Changes no file: true, set -e, pip cache purge where nothing is ever cached."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fails(Action):
+class Fails(Action, frozen=True, kw_only=True):
     """Is known to fail, whatever the base."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Echo(Action):
+class Echo(Action, frozen=True, kw_only=True):
     """Writes `text` to where its output goes; with `words`, what the shell's own echo or printf makes of these."""
 
     text: str
@@ -40,8 +40,7 @@ class Echo(Action):
     """The whole command, where shells differ or escapes are in it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileCommand(Action):
+class FileCommand(Action, frozen=True, kw_only=True):
     """A command of coreutils with its short flags; operands are indexes into argv."""
 
     name: str
@@ -52,8 +51,7 @@ class FileCommand(Action):
     """`user:group` of install."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Venv(Action):
+class Venv(Action, frozen=True, kw_only=True):
     """Makes virtual environments."""
 
     python: str
@@ -72,17 +70,17 @@ class Venv(Action):
     """Whether uv looks for a project that says its Python."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipConfig(Action):
+class PipConfig(Action, frozen=True, kw_only=True):
     """`pip config set name value`, in the scope user, global or site."""
 
     scope: str
     values: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipInstall(Action):
+class PipInstall(Action, frozen=True, kw_only=True):
     """An installation: what pip's or uv's flags ask for, unexpanded paths as written."""
+
+    unshown: ClassVar = ("options",)
 
     program: str
     """As called: `pip`, `/opt/venv/bin/pip`, `python3`, `uv`."""
@@ -91,7 +89,7 @@ class PipInstall(Action):
     files: tuple[str, ...]
     constraints: tuple[str, ...]
     editables: tuple[str, ...]
-    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict)
     """Of the index, by pip's name; lists separated by white space."""
     upgrade: bool = False
     eager: bool = False
@@ -113,9 +111,10 @@ class PipInstall(Action):
     """Whether what is not asked for is removed: `uv pip sync`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UvSync(Action):
+class UvSync(Action, frozen=True, kw_only=True):
     """`uv sync`: a project's environment made to be what its uv.lock says."""
+
+    unshown: ClassVar = ("options",)
 
     program: str
     folder: str | None
@@ -130,13 +129,12 @@ class UvSync(Action):
     no_install: tuple[str, ...] = ()
     package: str | None = None
     python: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict)
     """Of the index, by pip's name."""
     compile: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompileAll(Action):
+class CompileAll(Action, frozen=True, kw_only=True):
     """`python -m compileall`: bytecode beside the modules of folders."""
 
     python: str
@@ -144,8 +142,7 @@ class CompileAll(Action):
     folders: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account(Action):
+class Account(Action, frozen=True, kw_only=True):
     """useradd, groupadd or `usermod -aG`."""
 
     program: str
@@ -156,8 +153,7 @@ class Account(Action):
     switches: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expression:
+class Expression(Struct, frozen=True, kw_only=True):
     """A part of find's expression.
 
     `kind` is or, and, not (of `parts`); true, type, name, iname, path, empty, prune, delete; each and together for
@@ -169,8 +165,7 @@ class Expression:
     parts: tuple[Expression, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Find(Action):
+class Find(Action, frozen=True, kw_only=True):
     """`find` below folders, which are indexes into argv."""
 
     folders: tuple[int, ...]
@@ -180,15 +175,13 @@ class Find(Action):
     most: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look(Action):
+class Look(Action, frozen=True, kw_only=True):
     """Tells of files, which must be there; operands are indexes into argv."""
 
     operands: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipUninstall(Action):
+class PipUninstall(Action, frozen=True, kw_only=True):
     """`pip uninstall -y`."""
 
     program: str
@@ -196,8 +189,7 @@ class PipUninstall(Action):
     break_system_packages: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Activate(Action):
+class Activate(Action, frozen=True, kw_only=True):
     """`. VENV/bin/activate`: the variables of a virtual environment for the rest of a shell."""
 
     script: str

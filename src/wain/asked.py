@@ -12,10 +12,11 @@ import re
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from wain.actions import NeedsEngine, PipInstall
 from wain.editables import EditablePlace
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from wain.requirements import RequirementLine, Requirements
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """What is asked for; every file that says it stands below a folder of this machine."""
 
     requirements: Requirements

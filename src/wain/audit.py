@@ -11,8 +11,10 @@ import logging
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from wain.dockerfile import Dockerfile, parse
 from wain.errors import DockerfileError, UsageError
@@ -36,16 +38,14 @@ _SKIPPED_FOLDERS = frozenset({".git", ".hg", "node_modules", ".venv", "venv", "_
 _CONTEXT_FILE_LIMIT = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suppressed:
+class Suppressed(Struct, frozen=True, kw_only=True):
     """A finding that a comment in the file silences, with the reason that the comment gives."""
 
     finding: Finding
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
+class Audit(Struct, frozen=True, kw_only=True):
     """What was found in one target, in the order of the file. `text` is the audited text, for showing lines.
 
     `notes` are remarks about the audit itself, such as a comment that names no rule.
@@ -63,8 +63,7 @@ class Audit:
         return max((finding.severity for finding in self.findings), key=lambda one: one.rank, default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditSettings:
+class AuditSettings(Struct, frozen=True, kw_only=True):
     """`[tool.wain.audit]`: which rules run, how severe they are, and what fails."""
 
     ignore: tuple[str, ...] = ()

@@ -22,8 +22,9 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from wain.errors import SdistError
 from wain.oci import JSON
@@ -155,8 +156,7 @@ _HEADER_PACKAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildSystem:
+class BuildSystem(Struct, frozen=True, kw_only=True):
     """`[build-system]` of a project, or what stands for it where there is none."""
 
     requires: tuple[str, ...]

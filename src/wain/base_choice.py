@@ -6,9 +6,10 @@ What a lock says of the built-in base counts; else its packages are resolved, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from wain.choose import PythonChoice, choose_python
 from wain.errors import (
@@ -36,8 +37,7 @@ REMEMBERED_SECONDS = 600
 """How long a choice of the base's packages holds that no lock has written down."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseChoice:
+class BaseChoice(Struct, frozen=True, kw_only=True):
     """Which base, and the line that tells the user why."""
 
     name: str

@@ -12,8 +12,7 @@ import json
 import logging
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from wain.digest import Digest
 from wain.errors import ImageError, PythonError
@@ -34,6 +33,7 @@ from wain.probes import (
     os_release,
     small_text,
 )
+from wain.records import Record
 from wain.rootfs import Rootfs
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ LABEL = "dev.wain.base-facts"
 MAX_LABEL_BYTES = 16 << 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseFacts:
+class BaseFacts(Record, frozen=True, kw_only=True):
     """What must be known of a base image to build on it. Paths are relative to the root but where told."""
+
+    unshown: ClassVar = ("links", "directories", "distributions", "libraries")
 
     config_digest: Digest
     """Of the image that these facts are about."""
@@ -78,12 +79,12 @@ class BaseFacts:
     os_id: str
     """`ID` of os-release, `debian`; empty where there is none."""
     os_version: str
-    links: Mapping[str, str] = field(repr=False)
+    links: Mapping[str, str]
     """Symbolic links that lead to directories -> where they lead to in the end."""
-    directories: Mapping[str, tuple[int, int, int]] = field(repr=False)
+    directories: Mapping[str, tuple[int, int, int]]
     """Directories that are not root's with mode 0755 -> mode, uid, gid; the root itself is the empty path."""
-    distributions: tuple[InstalledDistribution, ...] = field(repr=False)
-    libraries: Mapping[str, SharedLibrary] = field(repr=False)
+    distributions: tuple[InstalledDistribution, ...]
+    libraries: Mapping[str, SharedLibrary]
     """Soname or file name -> the library."""
 
     @property
@@ -141,7 +142,7 @@ class BaseFacts:
             "links": dict(self.links),
             "os": [self.os_id, self.os_version],
             "passwd": self.passwd,
-            "pip": [getattr(self.pip, item.name) for item in fields(PipPaths)],
+            "pip": [getattr(self.pip, name) for name in PipPaths.__struct_fields__],
             "platform": str(self.platform),
             "prefix": self.prefix,
             "python": str(self.python),

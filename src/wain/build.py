@@ -10,11 +10,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.bases import LABEL, BaseFacts
 from wain.digest import Digest
@@ -27,6 +29,7 @@ from wain.install import Scheme, colliding, plan_install
 from wain.layers import Layer, files_layer, remembered_layer, wheel_layer, wheel_layer_key
 from wain.oci import JSON
 from wain.project import APP, Project, entry_point, own_sources, project_layer, source_time
+from wain.records import Record
 from wain.reuse import WHEELS_LABEL, KnownWheels, Reuse
 from wain.settings import WainSettings
 from wain.store import Store, recipe_key
@@ -51,8 +54,7 @@ _OWN_LAYERS = 3
 """At most these come on top of the wheels': bytecode, environment, project."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WheelInput:
+class WheelInput(Struct, frozen=True, kw_only=True):
     """A wheel that goes into the image."""
 
     name: str
@@ -63,8 +65,7 @@ class WheelInput:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerRow:
+class LayerRow(Struct, frozen=True, kw_only=True):
     """A layer as the summary shows it."""
 
     what: str
@@ -75,12 +76,13 @@ class LayerRow:
     """Of the wheels in it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
+class Built(Record, frozen=True, kw_only=True):
     """An image, and how each of its layers came to be, in the image's order."""
 
+    unshown: ClassVar = ("rows",)
+
     image: Image
-    rows: tuple[LayerRow, ...] = field(repr=False)
+    rows: tuple[LayerRow, ...]
     bytecode: StartEstimate | None = None
     """What bytecode would add and save, where there is none and it is known without fetching anything."""
 
@@ -186,8 +188,7 @@ def build(
     return Built(image=image, rows=(*base_rows, *rows), bytecode=estimate)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dependencies:
+class Dependencies(Struct, frozen=True, kw_only=True):
     """The layers of an image's dependencies, and what the next build should know of their wheels."""
 
     rows: tuple[LayerRow, ...]

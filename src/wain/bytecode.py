@@ -19,9 +19,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from msgspec import Struct
 
 from wain.digest import Digest
 from wain.errors import PythonError, WainError
@@ -79,8 +80,7 @@ for group in sys.stdin.buffer.read().decode("utf-8", "surrogateescape").split("\
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compiler:
+class Compiler(Struct, frozen=True, kw_only=True):
     """A Python of the target's minor version that runs on this machine."""
 
     version: str

@@ -13,9 +13,8 @@ import posixpath
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from wain.actions import CompileAll, NeedsEngine
 from wain.bases import BaseFacts
@@ -25,6 +24,7 @@ from wain.filework import Actor, CommandFails, joined_raw, may_write
 from wain.install import PlannedFile
 from wain.interpreters import host_interpreter
 from wain.pythons import environment_of
+from wain.records import Record
 from wain.shares import WheelFile
 from wain.store import Store
 from wain.tree import Content, Data, Node, Tree, fetch_nodes
@@ -33,11 +33,12 @@ from wain.wheels import Wheel
 _MAX_HELD_BYTES = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Stamped:
+class Stamped(Record, frozen=True):
     """Bytecode with its source's time and size in its head, in place of a hash that nobody checks."""
 
-    made: Callable[[], BinaryIO] = field(compare=False)
+    uncompared: ClassVar = ("made",)
+
+    made: Callable[[], BinaryIO]
     source: Content | None
     mtime: int
     size_bytes: int

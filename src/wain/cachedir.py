@@ -14,9 +14,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from wain.errors import UsageError
 from wain.store import Store
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from wain.settings import WainSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheChoice:
+class CacheChoice(Struct, frozen=True, kw_only=True):
     """What was decided, and by what."""
 
     path: Path | None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.errors import PythonError
 from wain.platforms import parse_python_minor
@@ -14,8 +15,7 @@ from wain.project import Project
 _KNOWN_MINORS = ("3.14", "3.13", "3.12", "3.11", "3.10", "3.9")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PythonChoice:
+class PythonChoice(Struct, frozen=True, kw_only=True):
     """A minor version of Python, and what said so."""
 
     minor: str

@@ -6,7 +6,8 @@ Sources: POSIX.1-2024 and the manual of GNU coreutils.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from wain.account_words import account_action
 from wain.actions import Action, Activate, Echo, FileCommand, Look, NeedsEngine, Nothing, PipInstall

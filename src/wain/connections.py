@@ -11,9 +11,10 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from msgspec import Struct
 
 from wain.errors import UsageError
 from wain.urls import is_loopback, origin_of, split_credentials
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     import urllib3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpSettings:
+class HttpSettings(Struct, frozen=True, kw_only=True):
     """How requests are made, for all servers that one `Transport` talks to."""
 
     timeout_seconds: float = 30
@@ -57,8 +57,7 @@ class HttpSettings:
     user_agent: str = "wain"
 
 
-@dataclass(frozen=True, slots=True)
-class _TlsKey:
+class _TlsKey(Struct, frozen=True):
     ca_file: Path | None
     extra_ca_files: tuple[Path, ...]
     client_cert: Path | None

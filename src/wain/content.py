@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import BinaryIO, Protocol
+
+from msgspec.structs import replace
 
 from wain.digest import Digest
 from wain.errors import HashMismatch, ImageError

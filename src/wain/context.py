@@ -9,9 +9,10 @@ import io
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from wain.errors import ProjectError
 from wain.ignore import DockerIgnore
@@ -20,8 +21,7 @@ from wain.tree import Node, Tree, directory
 MAX_ENTRIES = 2_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class OnDisk:
+class OnDisk(Struct, frozen=True):
     """A file of the context, as it was when it was found."""
 
     path: str

@@ -13,8 +13,10 @@ import lzma
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.errors import DockerfileError
 from wain.ignore import DockerIgnore, go_pattern
@@ -22,8 +24,7 @@ from wain.tars import TarReader, decompressed
 from wain.tree import Data, Node, Tree, directory, parts_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyOptions:
+class CopyOptions(Struct, frozen=True, kw_only=True):
     """The flags of a COPY or ADD, expanded."""
 
     owner: tuple[int, int] | None = None

@@ -15,12 +15,15 @@ import re
 import subprocess
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
+
+from msgspec import Struct
 
 from wain.errors import ImageError
 from wain.names import DEFAULT_REGISTRY
 from wain.oci import Reader, load_json
+from wain.records import Record
 from wain.transport import Credentials
 
 log = logging.getLogger(__name__)
@@ -30,19 +33,19 @@ _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HELPER_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Login:
+class Login(Record, frozen=True, kw_only=True):
     """What a registry's token server or the registry itself is shown: a password or an identity token."""
 
+    unshown: ClassVar = ("identity_token", "registry_token")
+
     credentials: Credentials | None = None
-    identity_token: str | None = field(default=None, repr=False)
+    identity_token: str | None = None
     """An OAuth 2 refresh token."""
-    registry_token: str | None = field(default=None, repr=False)
+    registry_token: str | None = None
     """A bearer token, used as it is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostCertificates:
+class HostCertificates(Struct, frozen=True, kw_only=True):
     """What stands for one registry in a certs.d folder."""
 
     ca_files: tuple[Path, ...] = ()

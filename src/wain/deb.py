@@ -12,9 +12,10 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
+
+from msgspec import Struct
 
 from wain.debian_packages import parse_fields
 from wain.errors import DebianError, ImageError
@@ -37,8 +38,7 @@ _AR_NUMBER = re.compile(rb"[0-9]{1,10} *")
 _CONTROL_FILES = frozenset("control preinst postinst triggers conffiles md5sums".split())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Control:
+class Control(Struct, frozen=True, kw_only=True):
     """A package's control archive."""
 
     fields: Mapping[str, str]

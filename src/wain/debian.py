@@ -13,8 +13,10 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.debian_archive import Archive, Mirrors, Progress, debian_mirrors
 from wain.debian_bytecode import can_run, compile_library, interpreter_packages
@@ -61,8 +63,7 @@ _OPTIONAL_ROOTS = ("python3-distutils",)
 _DOWNLOADS = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedDeb:
+class LockedDeb(Struct, frozen=True, kw_only=True):
     """A package's file: which one, never where."""
 
     name: str
@@ -127,8 +128,7 @@ class LockedDeb:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BaseLock:
+class BaseLock(Struct, frozen=True, kw_only=True):
     """The packages of a built-in base, by name; no mirror is named in it."""
 
     suite: str

@@ -12,12 +12,14 @@ import logging
 import lzma
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.debian_packages import PackageIndex, parse_fields
 from wain.digest import Digest
@@ -47,8 +49,7 @@ _NO_MIRROR = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mirrors:
+class Mirrors(Struct, frozen=True, kw_only=True):
     """Roots of Debian mirrors, the best first, without a slash at the end."""
 
     main: tuple[str, ...]
@@ -88,8 +89,7 @@ def debian_mirrors(
     return Mirrors(main=tuple(main_found), security=tuple(security_found), check_valid_until=check)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
+class _Source(Struct, frozen=True, kw_only=True):
     uri: str
     suite: str
     components: tuple[str, ...]
@@ -162,8 +162,7 @@ def _is_debian(source: _Source, lists: Path) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(Struct, frozen=True, kw_only=True):
     """A Release file whose signature was verified."""
 
     mirror: str

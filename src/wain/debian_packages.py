@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.digest import Digest
 from wain.errors import DebianError, ImageError
@@ -68,8 +69,7 @@ def _weight(char: str) -> int:
     return ord(char) if char.isascii() and char.isalpha() else ord(char) + 256
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(Struct, frozen=True):
     """One alternative of a dependency: a name and perhaps a bound on its version."""
 
     name: str
@@ -138,8 +138,7 @@ def parse_fields(text: str) -> dict[str, str]:
     return {name: "\n".join(lines) for name, lines in fields.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Package:
+class Package(Struct, frozen=True, kw_only=True):
     """A stanza of a package list."""
 
     name: str

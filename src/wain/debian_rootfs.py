@@ -9,9 +9,11 @@ import io
 import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from wain.deb import LARGE_BYTES, Control, Deb
 from wain.debian_packages import parse_relations
@@ -68,8 +70,7 @@ _LINKS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
+class _Slice(Struct, frozen=True):
     """A part of the spool, opened when it is asked for."""
 
     path: Path
@@ -116,8 +117,7 @@ class _SliceReader(io.RawIOBase):
         super().close()
 
 
-@dataclass(slots=True)
-class _Unpacked:
+class _Unpacked(Struct):
     control: Control
     entries: list[Entry] = field(default_factory=list)
 

@@ -13,9 +13,10 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from wain.errors import DebianError
 
@@ -77,8 +78,7 @@ _UNMADE = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alternative:
+class Alternative(Struct, frozen=True, kw_only=True):
     """One candidate for a name that several packages can give."""
 
     name: str
@@ -89,8 +89,7 @@ class Alternative:
     priority: int
 
 
-@dataclass(slots=True)
-class Effects:
+class Effects(Struct):
     """What wain does in the scripts' place."""
 
     alternatives: list[Alternative] = field(default_factory=list)

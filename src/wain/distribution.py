@@ -12,12 +12,16 @@ import re
 import threading
 import time
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from typing import ClassVar
 from urllib.parse import quote, urlencode, urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.credentials import Keychain, Login, host_certificates
 from wain.errors import AuthError, TransferError
 from wain.names import DEFAULT_REGISTRY
+from wain.records import Record
 from wain.transport import (
     SUCCESS,
     Body,
@@ -41,8 +45,7 @@ _PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]
 _SCHEME = re.compile(r"(?:^|,)\s*(Basic|Bearer)(?=\s|,|$)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Challenge:
+class Challenge(Struct, frozen=True, kw_only=True):
     """What a WWW-Authenticate header asks for."""
 
     scheme: str
@@ -86,9 +89,10 @@ def push_scope(repository: str) -> str:
     return f"repository:{repository}:pull,push"
 
 
-@dataclass(slots=True)
-class _Token:
-    value: str = field(repr=False)
+class _Token(Record, frozen=True):
+    unshown: ClassVar = ("value",)
+
+    value: str
     good_until: float
 
 

@@ -11,8 +11,9 @@ import glob
 import io
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from wain.errors import InstallError
 from wain.install import Scheme
@@ -21,8 +22,7 @@ from wain.wheels import normalized_name
 _MAX_RECORD_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Distribution:
+class Distribution(Struct, frozen=True, kw_only=True):
     """A distribution that is there already."""
 
     name: str

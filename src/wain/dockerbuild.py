@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from wain.actions import NeedsEngine
 from wain.bases import BaseFacts, base_facts
@@ -51,8 +53,7 @@ class EngineNeeded(EngineError):
     """A step has to be run: the message names its file, line and command."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DockerfileRequest:
+class DockerfileRequest(Struct, frozen=True, kw_only=True):
     """What is wanted of a build of a Dockerfile."""
 
     dockerfile: Dockerfile
@@ -67,8 +68,7 @@ class DockerfileRequest:
     """The build's own outputs, which never go in."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DockerfileBuilt:
+class DockerfileBuilt(Struct, frozen=True, kw_only=True):
     """An image, with how many of its layers are the base's."""
 
     image: Image

@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from wain.errors import DockerfileError
 
@@ -77,16 +78,14 @@ class SourceMap:
         return SourceMap(pieces)
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(Struct, frozen=True):
     """One value of an instruction, as BuildKit's parser gives it: quotes and variables are still in it."""
 
     value: str
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flag:
+class Flag(Struct, frozen=True, kw_only=True):
     """`--name=value` in front of an instruction's values; `value` is None where there is no `=`."""
 
     name: str
@@ -95,8 +94,7 @@ class Flag:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heredoc:
+class Heredoc(Struct, frozen=True, kw_only=True):
     """A here-document: `content` as written (tabs of `<<-` not yet removed), its span without the terminator's line."""
 
     name: str
@@ -113,8 +111,7 @@ class Heredoc:
         return re.sub(r"(?m)^\t+", "", self.content) if self.chomp else self.content
 
 
-@dataclass(frozen=True, slots=True)
-class Comment:
+class Comment(Struct, frozen=True):
     """A comment line: `text` without the `#` and the spaces around it."""
 
     text: str
@@ -122,8 +119,7 @@ class Comment:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Directive:
+class Directive(Struct, frozen=True, kw_only=True):
     """A parser directive (`syntax`, `escape`, `check`) at the top of the file."""
 
     name: str
@@ -132,8 +128,7 @@ class Directive:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instruction:
+class Instruction(Struct, frozen=True, kw_only=True):
     """One instruction with everything that belongs to it.
 
     `keyword` is upper case, `word` as written, at offset `word_at` of `joined`. `span` runs from the keyword to the
@@ -184,8 +179,7 @@ class Instruction:
         return zip(self.words[::2], self.words[1::2], strict=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class Stage(Struct, frozen=True, kw_only=True):
     """A FROM and the instructions up to the next; `image` and `platform` are unsubstituted."""
 
     index: int
@@ -196,16 +190,14 @@ class Stage:
     instructions: tuple[Instruction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """Something that parses but that a build refuses."""
 
     message: str
     line: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dockerfile:
+class Dockerfile(Struct, frozen=True, kw_only=True):
     """A parsed Dockerfile; `str()` is its text, unchanged."""
 
     text: str

@@ -11,8 +11,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import BinaryIO, Protocol
+
+from msgspec import Struct
 
 from wain.digest import CHUNK_BYTES, Digest
 from wain.errors import HashMismatch, TransferError
@@ -39,8 +40,7 @@ Ask = Callable[[Mapping[str, str], tuple[int, ...]], AbstractContextManager[Answ
 """Makes the request with these headers more; the statuses are those that do not raise."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Download:
+class Download(Struct, frozen=True, kw_only=True):
     """What `Transport.download` wrote."""
 
     size_bytes: int

@@ -14,8 +14,9 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from wain.digest import Digest
 from wain.errors import SdistError
@@ -29,8 +30,7 @@ class NotEditable(Exception):
     """A project whose editable installation has to be made where it will stand; the message says why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EditablePlace:
+class EditablePlace(Struct, frozen=True, kw_only=True):
     """Where an editable project will stand."""
 
     path: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from wain.installers import cache_use, cleaned_folders, is_tool
 from wain.invocation import CacheUse, Invocation

@@ -14,10 +14,11 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from wain.errors import EngineError, ImageError
 from wain.oci import JSON, Reader, load_json
@@ -34,8 +35,7 @@ _DEFAULT_SOCKETS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True, kw_only=True):
     """An engine's address: a socket's path, or host and port with or without TLS."""
 
     socket_path: Path | None = None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.actions import NeedsEngine, PipInstall
 from wain.classify import installation
@@ -26,8 +27,7 @@ _SWITCHES = {"pip": ("PIP_NO_CACHE_DIR", "off"), "uv": ("UV_NO_CACHE", "1")}
 _PATTERN = re.compile(r"[*?].*\.(?:whl|gz|zip)\Z|/[^=]*[*?]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineInstall:
+class EngineInstall(Struct, frozen=True, kw_only=True):
     """One pip or uv of a RUN."""
 
     instruction: Instruction

@@ -17,13 +17,16 @@ import subprocess
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
+
+from msgspec import Struct, field
 
 from wain import archive
 from wain.errors import EngineError
 from wain.image import Image, Index
 from wain.names import ArchiveReference
+from wain.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +38,7 @@ _TAIL_LINES = 400
 _OWN_VARIABLES = re.compile(r"PATH|HOME|USER|TMPDIR|LD_.*|DOCKER_.*|BUILD.*|CONTAINER.*|.*_(?:proxy|PROXY)|XDG_.*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildEngine:
+class BuildEngine(Struct, frozen=True, kw_only=True):
     """An engine that answers."""
 
     name: str
@@ -73,9 +75,10 @@ class BuildEngine:
         return ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineBuild:
+class EngineBuild(Record, frozen=True, kw_only=True):
     """What is asked of an engine."""
+
+    unshown: ClassVar = ("build_args",)
 
     dockerfile: Path
     ignore: Path | None
@@ -83,7 +86,7 @@ class EngineBuild:
     context: Path
     contexts: Mapping[str, str] = field(default_factory=dict)
     """Named build contexts: a folder, or `docker-image://REFERENCE`."""
-    build_args: Mapping[str, str] = field(default_factory=dict, repr=False)
+    build_args: Mapping[str, str] = field(default_factory=dict)
     target: str | None = None
     platform: str | None = None
     """Where it is not the engine's own."""

@@ -7,9 +7,10 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from wain.digest import CHUNK_BYTES, Digest
 from wain.errors import (

@@ -8,7 +8,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.actions import FileCommand, NeedsEngine
 from wain.ignore import go_pattern
@@ -19,8 +21,7 @@ class CommandFails(Exception):
     """A command that would fail when it were run; the message is the reason."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Actor:
+class Actor(Struct, frozen=True, kw_only=True):
     """Who runs a command, and with which users and groups the names in it are looked up."""
 
     uid: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class Severity(StrEnum):
@@ -19,8 +20,7 @@ class Severity(StrEnum):
         return ("info", "warning", "error").index(self.value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Location:
+class Location(Struct, frozen=True, kw_only=True):
     """Where: in a text file by line and column (from 1; the end is exclusive), or in an image by layer and path.
 
     `start` and `end` are offsets in the file's text.
@@ -37,16 +37,14 @@ class Location:
     path: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(Struct, frozen=True, kw_only=True):
     """Bytes that the finding costs: what they add up to by name, and what would be freed; 0 is "not known"."""
 
     apparent: int = 0
     reclaimable: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Edit:
+class Edit(Struct, frozen=True, kw_only=True, order=True):
     """Replace the text's `[start, end)`."""
 
     start: int
@@ -54,8 +52,7 @@ class Edit:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fix:
+class Fix(Struct, frozen=True, kw_only=True):
     """Edits that mend a finding. A safe fix changes no behaviour but what the rule is about."""
 
     title: str
@@ -63,8 +60,7 @@ class Fix:
     is_safe: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """One thing that is wrong, where, what it costs and how it is mended.
 
     `paths` are the files or folders in the image that it is about; `estimate` says the cost in words where bytes are

@@ -7,8 +7,9 @@ taken back and named among `refused`.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from wain.audit import Audit, AuditSettings, audit_text
 from wain.dockerfile import parse
@@ -19,16 +20,14 @@ from wain.rules.rule import Reader
 _Identity: TypeAlias = tuple[str, str, int, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
+class Applied(Struct, frozen=True, kw_only=True):
     """A fix that was applied, with the finding that it mends (its place is that of the round it was found in)."""
 
     finding: Finding
     fix: Fix
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fixed:
+class Fixed(Struct, frozen=True, kw_only=True):
     """The mended text, what was applied, what was taken back and why, and the audit of the result."""
 
     before: str

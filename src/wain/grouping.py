@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
+
+from msgspec import Struct
 
 from wain.digest import Digest
 
@@ -25,8 +26,7 @@ OVERFLOW_SLOTS = 4
 """Layers for large wheels beyond the budget."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class Item(Struct, frozen=True, kw_only=True):
     """A wheel as grouping sees it; wheels that write the same path with other bytes are one item."""
 
     name: str

@@ -13,9 +13,11 @@ import logging
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.context import ignore_file
 from wain.digest import Digest
@@ -54,8 +56,7 @@ _MISSES = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
+class EngineOptions(Struct, frozen=True, kw_only=True):
     """What an engine's build is told besides the request."""
 
     secrets: tuple[str, ...] = ()
@@ -65,8 +66,7 @@ class EngineOptions:
     more: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Edited:
+class Edited(Struct, frozen=True, kw_only=True):
     """A Dockerfile with its RUNs edited, and what was put in."""
 
     text: str

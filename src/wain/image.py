@@ -6,8 +6,10 @@ Source: OCI image specification, manifest.md and config.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
+
+from msgspec import field
+from msgspec.structs import replace
 
 from wain.digest import Digest, VerifyingReader
 from wain.errors import BaseError, ImageError
@@ -15,22 +17,24 @@ from wain.layers import RECIPE_KEY, Layer
 from wain.oci import CONFIG, MANIFEST, OCI_TYPE_OF, Config, Descriptor, History, Manifest, Runtime
 from wain.oci import Index as IndexDocument
 from wain.platforms import Platform
+from wain.records import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class Image(Record, frozen=True, kw_only=True):
     """One platform's image: a config and its layers, the lowest first.
 
     What was read from elsewhere is kept as the bytes that came (`source_config`, `source_manifest`), so a
     copy keeps its digest; they are dropped by whatever changes the image.
     """
 
+    unshown: ClassVar = ("source_config", "source_manifest")
+
     config: Config
     layers: tuple[Layer, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
     """The manifest's."""
-    source_config: bytes | None = field(default=None, repr=False)
-    source_manifest: bytes | None = field(default=None, repr=False)
+    source_config: bytes | None = None
+    source_manifest: bytes | None = None
 
     @classmethod
     def from_documents(cls, manifest: bytes, config: bytes, layers: tuple[Layer, ...]) -> Image:
@@ -193,12 +197,14 @@ class Image:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blob:
+class Blob(Record, frozen=True, kw_only=True):
     """Bytes that a manifest names, of whatever kind: reopenable, verified at the end of each reading."""
 
+    unshown: ClassVar = ("source",)
+    uncompared: ClassVar = ("source",)
+
     descriptor: Descriptor
-    source: Callable[[], BinaryIO] = field(repr=False, compare=False)
+    source: Callable[[], BinaryIO]
     """Opens the blob from its first byte; the caller closes it."""
     origin: str | None = None
     """`registry/repository` that is known to have the blob, to mount it from."""
@@ -216,26 +222,28 @@ class Blob:
         return VerifyingReader(self.source(), self.digest, self.size_bytes, what=f"blob {self.digest}")  # type: ignore[return-value]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
+class Artifact(Record, frozen=True, kw_only=True):
     """A manifest of an index that is no image (an attestation), so that a copy of the index is whole."""
+
+    unshown: ClassVar = ("manifest_bytes",)
 
     descriptor: Descriptor
     """As the index has it."""
-    manifest_bytes: bytes = field(repr=False)
+    manifest_bytes: bytes
     blobs: tuple[Blob, ...] = ()
     """Its config and layers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
+class Index(Record, frozen=True, kw_only=True):
     """Images of several platforms under one name, in the order that the index lists them."""
+
+    unshown: ClassVar = ("source", "artifacts")
 
     images: tuple[Image, ...]
     annotations: Mapping[str, str] = field(default_factory=dict)
-    source: bytes | None = field(default=None, repr=False)
+    source: bytes | None = None
     """The index as it came, with entries that are no images (attestations) still in it."""
-    artifacts: tuple[Artifact, ...] = field(default=(), repr=False)
+    artifacts: tuple[Artifact, ...] = ()
     """What `source` lists besides images."""
 
     @property

@@ -9,10 +9,11 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote, urlsplit
+
+from msgspec.structs import replace
 
 from wain.digest import Digest
 from wain.errors import (
@@ -24,6 +25,7 @@ from wain.errors import (
     WainError,
 )
 from wain.index_credentials import IndexCredentials, strip_credentials
+from wain.records import Record
 from wain.settings import IndexSettings
 from wain.store import Store, recipe_key
 from wain.transport import HttpSettings, Transport, redact_url
@@ -39,9 +41,10 @@ _MAX_PAGE_BYTES = 64 << 20
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedFile:
+class LockedFile(Record, frozen=True, kw_only=True):
     """One file of a distribution, by its hashes; where it may be had is a hint."""
+
+    uncompared: ClassVar = ("upload_time",)
 
     filename: str
     url: str | None = None
@@ -53,7 +56,7 @@ class LockedFile:
     """Algorithm and hexadecimal digest, all of which hold."""
     accepted: tuple[str, ...] = ()
     """`algorithm:hex`, one of which must hold, where it is not known which is this file's."""
-    upload_time: str | None = field(default=None, compare=False)
+    upload_time: str | None = None
 
     @property
     def digest(self) -> Digest | None:

@@ -7,10 +7,14 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
+from msgspec import field
+from msgspec.structs import replace
+
+from wain.records import Record
 from wain.settings import IndexSettings
 from wain.transport import Credentials, origin_of, redact_url, split_credentials
 
@@ -31,19 +35,19 @@ def strip_credentials(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="").geturl()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexCredentials:
+class IndexCredentials(Record, frozen=True, kw_only=True):
     """Who to be at which server. Nothing here shows a password in its representation."""
 
-    known: tuple[tuple[str, Credentials], ...] = field(repr=False)
+    unshown: ClassVar = ("known", "queries", "environ", "found")
+    uncompared: ClassVar = ("found",)
+
+    known: tuple[tuple[str, Credentials], ...]
     """URL without credentials -> credentials, as the settings have them."""
-    queries: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    queries: tuple[tuple[str, str], ...] = ()
     """URL as a lock has it -> the same with the query that a requirement gives."""
     provider: str = "auto"
-    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
-    found: dict[tuple[tuple[str, str, int], str | None], Credentials | None] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    environ: Mapping[str, str] = field(default_factory=dict)
+    found: dict[tuple[tuple[str, str, int], str | None], Credentials | None] = field(default_factory=dict)
     """What keyring had, so that it is asked once for a server."""
 
     @classmethod

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin, urlsplit
+
+from msgspec import Struct
 
 from wain.errors import TransferError
 from wain.settings import normalize_name
@@ -20,8 +21,7 @@ _WEAK = frozenset({"md5", "sha1", "sha224"})
 _MAX_LINKS = 200_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageLink:
+class PageLink(Struct, frozen=True, kw_only=True):
     """One file that a page lists."""
 
     filename: str

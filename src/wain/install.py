@@ -13,10 +13,12 @@ import logging
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+
+from msgspec import Struct
 
 from wain.errors import InstallError
+from wain.records import Record
 from wain.wheels import EntryPoint, Wheel
 from wain.zips import Member
 
@@ -30,8 +32,7 @@ _SHEBANG_BYTES = 127
 _SCHEMES = ("purelib", "platlib", "scripts", "headers", "data")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scheme:
+class Scheme(Struct, frozen=True, kw_only=True):
     """Where the kinds of files go: paths within the image or folder, without a leading slash."""
 
     purelib: str
@@ -86,8 +87,7 @@ class PlannedFile(NamedTuple):
     the sink compares, and plans again with what it found. Empty for RECORD itself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collision:
+class Collision(Struct, frozen=True, kw_only=True):
     """A path that several distributions have with different bytes."""
 
     path: str
@@ -98,14 +98,15 @@ class Collision:
         return f"{self.path} is in {', '.join(sorted((*self.losers, self.winner)))}; that of {self.winner} is taken"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstallPlan:
+class InstallPlan(Record, frozen=True, kw_only=True):
     """What an installation of wheels consists of; a function of wheels and scheme alone."""
+
+    unshown: ClassVar = ("files",)
 
     wheels: tuple[Wheel, ...]
     """By name."""
     scheme: Scheme
-    files: tuple[PlannedFile, ...] = field(repr=False)
+    files: tuple[PlannedFile, ...]
     """By path, each once."""
     collisions: tuple[Collision, ...] = ()
 

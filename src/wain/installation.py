@@ -15,8 +15,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from wain.digest import Digest
 from wain.distributions import Distribution, bytecode_of, installed_distributions, roots
@@ -30,8 +31,7 @@ log = logging.getLogger(__name__)
 _STAGE_PREFIX = ".wain-install-"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
+class Installed(Struct, frozen=True, kw_only=True):
     """What an installation did, by distributions' names."""
 
     new: tuple[str, ...]

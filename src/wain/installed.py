@@ -10,8 +10,9 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from wain.filework import CommandFails
 from wain.install import Scheme
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from wain.requirements import Requirements
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
+class Installed(Struct, frozen=True, kw_only=True):
     version: str
     site: str
     info: str

@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from wain.digest import Digest
 from wain.errors import PythonError
@@ -44,8 +45,7 @@ _RUST_TOOLS = ("rustc", "cargo")
 _VARIABLES = {"cc": "CC", "c++": "CXX", "gfortran": "FC"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interpreter:
+class Interpreter(Struct, frozen=True, kw_only=True):
     """An interpreter of this machine."""
 
     path: str

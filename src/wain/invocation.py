@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 """What tools take for yes in a variable, in lower case."""
@@ -16,16 +18,14 @@ _PIP_PROGRAM = re.compile(r"pip(\d+(\.\d+)*)?\Z")
 _PYTHON_PROGRAM = re.compile(r"(python|pypy)(\d+(\.\d+)*)?t?\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class Setting(Struct, frozen=True, kw_only=True):
     """What decided something: kind is flag, variable, file or default; `name` the flag, variable or path."""
 
     kind: str
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheUse:
+class CacheUse(Struct, frozen=True, kw_only=True):
     """A command that fills a cache, or would if it were on.
 
     `enabled` None is "not known". `folders` are what fills, `home` the folder that a mount should have as its target.
@@ -41,8 +41,7 @@ class CacheUse:
     place: Setting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invocation:
+class Invocation(Struct, frozen=True, kw_only=True):
     """One command after wrappers (sudo, env, sh -c, ...) are taken off: `argv[0]` is the program as called.
 
     `files` maps paths of configuration files written in the Dockerfile to their text, None where the text is unknown.
@@ -101,8 +100,7 @@ class Invocation:
         return replace(self, argv=argv)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
+class Tool(Struct, frozen=True, kw_only=True):
     """A package tool: `programs` are its names on the command line, `module` its name after `python -m`.
 
     `use` says what cache a command fills (None: it is no such command), `cleaned` which folders one empties.

@@ -6,11 +6,11 @@ Only what their documentation promises stands here; an image that is not in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownImage:
+class KnownImage(Struct, frozen=True, kw_only=True):
     """`user` None is root; `users` are name -> (uid, home); `bash` is whether /bin/sh is bash."""
 
     user: str | None = None

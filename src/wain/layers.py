@@ -8,15 +8,18 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from wain import gzips, splice, ustar
 from wain.digest import CHUNK_BYTES, Digest, VerifyingReader
 from wain.errors import HashMismatch, ImageError, WainError
 from wain.install import InstallPlan, Scheme, names_of, plan_install
 from wain.oci import JSON, LAYER_GZIP, LAYER_TAR, Descriptor
+from wain.records import Record
 from wain.store import Store, recipe_key
 from wain.ustar import END, header, padding
 from wain.wheels import Wheel
@@ -32,13 +35,15 @@ _MEMO = "layer"
 _MEMBER_BYTES = 4 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class Layer(Record, frozen=True, kw_only=True):
     """A changeset as a blob: reopenable, the same bytes each time, verified at the end of each reading.
 
     `source` need not have the bytes at hand: a layer that a registry is known to have fetches them when
     it is opened.
     """
+
+    unshown: ClassVar = ("source",)
+    uncompared: ClassVar = ("source",)
 
     digest: Digest
     """Of the blob, compressed as `media_type` says."""
@@ -46,7 +51,7 @@ class Layer:
     """Of the uncompressed tar."""
     size_bytes: int
     """The blob's."""
-    source: Callable[[], BinaryIO] = field(repr=False, compare=False)
+    source: Callable[[], BinaryIO]
     """Opens the blob from its first byte; the caller closes it."""
     media_type: str = LAYER_GZIP
     unpacked_bytes: int | None = None
@@ -75,14 +80,16 @@ class Layer:
         return VerifyingReader(self.source(), self.digest, self.size_bytes, what=f"layer {self.digest}")  # type: ignore[return-value]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Record, frozen=True, kw_only=True):
     """One member of a layer's tar.
 
     `path` is relative to the image's root, without a leading slash, `.` or `..`, in NFC as it came.
     Exactly one of the kinds: a regular file (`open_data`), a directory, a symbolic link, a hard link; or what acts on
     the layers below: a whiteout, which removes this path, and an opaque one, which empties this directory.
     """
+
+    unshown: ClassVar = ("open_data",)
+    uncompared: ClassVar = ("open_data",)
 
     path: str
     kind: str
@@ -95,13 +102,12 @@ class Entry:
     target: str = ""
     """Of a link: as `readlink` gives it; of a hard link, a path like `path`."""
     size_bytes: int = 0
-    open_data: Callable[[], BinaryIO] | None = field(default=None, repr=False, compare=False)
+    open_data: Callable[[], BinaryIO] | None = None
     """A regular file's bytes, exactly `size_bytes` of them; small ones may be `io.BytesIO`."""
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
+class Folder(Struct, frozen=True, kw_only=True):
     """What a folder that the base has is like there, so that a layer does not change it."""
 
     mode: int = FOLDER_MODE

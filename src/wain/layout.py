@@ -10,9 +10,10 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec.structs import replace
 
 from wain.content import (
     LAYOUT_BYTES,

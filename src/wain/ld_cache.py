@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _HEADER = struct.Struct("<20sIIB3xI12x")
 _ENTRY = struct.Struct("<iIIIQ")
@@ -18,8 +19,7 @@ _FLAG_ELF_LIBC6 = 0x0003
 _ARCHITECTURE_FLAGS = {"amd64": 0x0300, "arm64": 0x0A00}
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Library:
+class Library(Struct, frozen=True, order=True):
     """A name by which the loader finds a library, and the file's absolute path."""
 
     soname: str

@@ -11,15 +11,18 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from wain.compatibility import best_wheel, evaluate_marker, satisfies
 from wain.errors import LockError, NoWheel
 from wain.index import LockedFile
 from wain.index_credentials import strip_credentials
+from wain.records import Record
 
 if TYPE_CHECKING:
     from wain.oci import JSON
@@ -42,8 +45,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dependency:
+class Dependency(Struct, frozen=True, kw_only=True):
     """An edge of a lock that is a graph: on a package, under a marker."""
 
     name: str
@@ -53,8 +55,7 @@ class Dependency:
     marker: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VcsSource:
+class VcsSource(Struct, frozen=True, kw_only=True):
     """A commit of a repository."""
 
     type: str
@@ -64,8 +65,7 @@ class VcsSource:
     subdirectory: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectorySource:
+class DirectorySource(Struct, frozen=True, kw_only=True):
     """A project's folder on this machine."""
 
     path: str
@@ -76,9 +76,10 @@ class DirectorySource:
     subdirectory: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedPackage:
+class LockedPackage(Record, frozen=True, kw_only=True):
     """One version of a distribution with its files."""
+
+    uncompared: ClassVar = ("extra_dependencies",)
 
     name: str
     """Normalised."""
@@ -97,14 +98,13 @@ class LockedPackage:
     index: str | None = None
     """The index it came from, without credentials."""
     dependencies: tuple[Dependency, ...] = ()
-    extra_dependencies: Mapping[str, tuple[Dependency, ...]] = field(default_factory=dict, compare=False)
+    extra_dependencies: Mapping[str, tuple[Dependency, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}" if self.version else self.name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selected:
+class Selected(Struct, frozen=True, kw_only=True):
     """What one target gets of a package."""
 
     package: LockedPackage
@@ -121,8 +121,7 @@ class Selected:
         return self.package.version
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lock:
+class Lock(Struct, frozen=True, kw_only=True):
     """The files of a project's dependencies for a set of environments.
 
     `packages` are a flat list under markers, or, where `root` is given, a graph that is walked from it.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.actions import NeedsEngine
 from wain.dockerfile import Instruction
@@ -17,8 +18,7 @@ from wain.stage import Sources, StageBuild
 from wain.tree import Data, Node, directory, joined
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mounted:
+class Mounted(Struct, frozen=True, kw_only=True):
     """One mount while a RUN is done."""
 
     path: str

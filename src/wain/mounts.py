@@ -6,7 +6,8 @@ Source: Dockerfile reference (RUN --mount).
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.dockerfile import Flag, Instruction, dockerfile_error
 
@@ -17,8 +18,7 @@ _KEYS = {"target": "target", "dst": "target", "destination": "target", "source":
 _PLAIN = frozenset({"type", "from", "id", "uid", "gid", "mode", "sharing", "env", "size", "required"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
+class Mount(Struct, frozen=True, kw_only=True):
     """One `--mount`; values are unsubstituted, None where not given.
 
     `sharing` is shared, private or locked. `readonly` is true for binds unless `rw` is given. `is_known` is false

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.digest import Digest
 from wain.errors import ImageError, UsageError
@@ -24,8 +26,7 @@ SUITES: Mapping[str, str] = {"3.9": "bullseye", "3.11": "bookworm", "3.13": "tri
 """Of the built-in bases: Python minor version -> the suite in `debian:SUITE` whose python3 it is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistryReference:
+class RegistryReference(Struct, frozen=True, kw_only=True):
     """An image in a registry: `registry/repository[:tag][@digest]`; with neither, the tag is `latest`."""
 
     registry: str
@@ -59,8 +60,7 @@ class RegistryReference:
         return replace(self, digest=digest)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayoutReference:
+class LayoutReference(Struct, frozen=True, kw_only=True):
     """An OCI image layout folder: `oci:DIR[:TAG]`."""
 
     path: Path
@@ -70,8 +70,7 @@ class LayoutReference:
         return f"oci:{self.path}" + (f":{self.tag}" if self.tag else "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchiveReference:
+class ArchiveReference(Struct, frozen=True, kw_only=True):
     """One tar file with the image: `archive:FILE.tar`."""
 
     path: Path
@@ -80,8 +79,7 @@ class ArchiveReference:
         return f"archive:{self.path}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonReference:
+class DaemonReference(Struct, frozen=True, kw_only=True):
     """An image that a Docker daemon has: `daemon:NAME`."""
 
     name: str

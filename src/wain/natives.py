@@ -11,7 +11,8 @@ import posixpath
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from wain.bases import BaseFacts
 from wain.digest import Digest
@@ -107,8 +108,7 @@ _RENAMED_64 = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NativeFile:
+class NativeFile(Struct, frozen=True, kw_only=True):
     """An ELF file of a wheel."""
 
     path: str
@@ -116,8 +116,7 @@ class NativeFile:
     elf: ElfFile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MissingLibrary:
+class MissingLibrary(Struct, frozen=True, kw_only=True):
     """A library that a distribution's files link to, and neither the base nor a wheel has; or too old a one."""
 
     distribution: str

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from wain.digest import Digest
 from wain.errors import ImageError
@@ -143,8 +145,7 @@ class Reader:
         return {name: item for name, item in self._value.items() if name not in known}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True, kw_only=True):
     """What a blob is, by media type, digest and size."""
 
     media_type: str
@@ -194,8 +195,7 @@ class Descriptor:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(Struct, frozen=True, kw_only=True):
     """An image manifest: a config and layers, the base's first."""
 
     config: Descriptor
@@ -240,8 +240,7 @@ class Manifest:
         return canonical_json(self.to_json())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
+class Index(Struct, frozen=True, kw_only=True):
     """An image index: one manifest a platform."""
 
     manifests: tuple[Descriptor, ...]
@@ -278,8 +277,7 @@ class Index:
         return tuple(item for item in self.manifests if not item.is_attestation and item.media_type in known)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class History(Struct, frozen=True, kw_only=True):
     """One line of `docker history`."""
 
     created: str | None = None
@@ -318,8 +316,7 @@ _RUNTIME_KEYS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
+class Runtime(Struct, frozen=True, kw_only=True):
     """The `config` member: how a container of the image is started.
 
     `None` for `entrypoint`, `cmd`, `on_build`, `shell` and `healthcheck` means that the member is not there.
@@ -400,8 +397,7 @@ class Runtime:
 _CONFIG_KEYS = frozenset("architecture os variant created author config rootfs history".split())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Struct, frozen=True, kw_only=True):
     """An image config: platform, runtime, the layers' diff IDs and the history."""
 
     platform: Platform

@@ -10,7 +10,8 @@ from __future__ import annotations
 import configparser
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.invocation import CacheUse, Invocation, Setting, Tool, is_pip, is_python, python_module
 
@@ -18,8 +19,7 @@ PIP_TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
 PIP_FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipCall:
+class PipCall(Struct, frozen=True, kw_only=True):
     """pip's command line: `start` is the index of the first argument after `pip`, `verb_at` that of the subcommand."""
 
     verb: str
@@ -197,8 +197,7 @@ def _pip_file_settings(call: Invocation, verb: str) -> Iterator[tuple[str, str, 
                     yield path, section, key.lower().replace("_", "-").removeprefix("--"), value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipCache:
+class PipCache(Struct, frozen=True, kw_only=True):
     """pip's cache for one command: `folder` None is off, `refuses` is set where pip stops with an error.
 
     `enabled` None is "not known".

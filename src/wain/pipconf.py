@@ -9,9 +9,10 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from wain.errors import UsageError
 
@@ -27,8 +28,7 @@ _FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
 _ALIASES = {"default-timeout": "timeout", "pypi-url": "index-url", "trusted-hosts": "trusted-host"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class Setting(Struct, frozen=True, kw_only=True):
     """One value as written, and where: `PIP_INDEX_URL`, `--index-url`, `/etc/pip.conf:3`."""
 
     value: str
@@ -51,8 +51,7 @@ def parse_boolean(setting: Setting) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipConfiguration:
+class PipConfiguration(Struct, frozen=True, kw_only=True):
     """The long option names that pip's files and variables set, with the strongest value of each."""
 
     files: Mapping[str, Setting]
@@ -99,8 +98,7 @@ class PipConfiguration:
         return CacheFolder(disabled=False, path=path, origin=cache_dir.origin)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheFolder:
+class CacheFolder(Struct, frozen=True, kw_only=True):
     """Whether a cache is wanted, and where; `path` is None for the usual place."""
 
     disabled: bool

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.base_choice import BaseChoice, base_lock, bases_for, choose_base, referenced, target_of, told
 from wain.bases import base_facts
@@ -26,6 +28,7 @@ from wain.names import ArchiveReference, RegistryReference, parse_reference
 from wain.oci import JSON
 from wain.platforms import Platform, Target
 from wain.project import Project, entry_point, load_project
+from wain.records import Record
 from wain.request import Request, Workshop
 from wain.reuse import KnownLayer, Reuse
 from wain.settings import IndexSettings, WainSettings, index_settings, wain_settings
@@ -38,20 +41,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Record, frozen=True, kw_only=True):
     """What a build will do: everything is decided, and of wheels only the names are known."""
+
+    unshown: ClassVar = ("index", "images", "reuse", "facts", "lock", "selected")
 
     project: Project
     settings: WainSettings
-    index: IndexSettings = field(repr=False)
+    index: IndexSettings
     base: BaseChoice
-    images: tuple[Image, ...] = field(repr=False)
+    images: tuple[Image, ...]
     """The base's, one a platform."""
-    reuse: tuple[Reuse, ...] = field(repr=False)
-    facts: tuple[BaseFacts, ...] = field(repr=False)
-    lock: Lock = field(repr=False)
-    selected: tuple[tuple[Selected, ...], ...] = field(repr=False)
+    reuse: tuple[Reuse, ...]
+    facts: tuple[BaseFacts, ...]
+    lock: Lock
+    selected: tuple[tuple[Selected, ...], ...]
 
 
 def lock_project(request: Request, workshop: Workshop, *, before: Lock | None, upgrade: Sequence[str] | None) -> Lock:
@@ -279,8 +283,7 @@ def _wheels(
     return LockedWheels(plan.project, selected, target, workshop, settings=plan.settings, index=plan.index, reuse=reuse)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(Struct, frozen=True, kw_only=True):
     """What became of an image at its destinations."""
 
     unchanged: frozenset[str]

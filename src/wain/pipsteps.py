@@ -13,9 +13,11 @@ import logging
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from msgspec import field
+from msgspec.structs import replace
 
 from wain.actions import NeedsEngine, PipInstall, PipUninstall
 from wain.asked import Asked, asked_requirements, uv_configuration, write_out_again
@@ -28,6 +30,7 @@ from wain.installed import all_satisfied, installed_in, stays, uninstall
 from wain.pipconf import Setting
 from wain.platforms import Target
 from wain.pythons import Environment, environment_of, find_program
+from wain.records import Record
 from wain.settings import BuildSettings, IndexSettings, normalize_name
 from wain.shares import put_wheels, wheel_of
 from wain.store import Store
@@ -50,9 +53,10 @@ _LISTS = frozenset({"extra-index-url", "find-links", "trusted-host", "only-binar
 _TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
+class Tools(Record, frozen=True, kw_only=True):
     """What installations need of the world around."""
+
+    unshown: ClassVar = ("secrets",)
 
     store: Store
     transport: Transport
@@ -62,7 +66,7 @@ class Tools:
     builds: BuildSettings = field(default_factory=BuildSettings)
     compile: bool = False
     """Whether every installation leaves bytecode."""
-    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
     """By id. They are seen by installations alone, and never stay."""
 
 

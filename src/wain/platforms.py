@@ -7,8 +7,9 @@ dependency specifiers (environment markers).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from wain.errors import BaseError, PythonError, UsageError
 
@@ -45,8 +46,7 @@ _DEBIAN_ARCHITECTURES = {
 }
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Platform:
+class Platform(Struct, frozen=True, order=True):
     """`os/architecture[/variant]` with Go's names, as the OCI specification has them."""
 
     os: str = "linux"
@@ -121,8 +121,7 @@ class Platform:
         return cls.parse(f"linux/{machine}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PythonVersion:
+class PythonVersion(Struct, frozen=True, kw_only=True):
     """A full version of CPython, 3.13.5; free-threaded builds are told apart by their ABI."""
 
     major: int
@@ -167,8 +166,7 @@ def parse_python_minor(text: str) -> str:
     raise PythonError(f"{text!r} is not a version of CPython 3", hint="Write it like 3.13.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """The Python environment that wheels must fit: an interpreter, its ABI and its libc on a platform."""
 
     platform: Platform

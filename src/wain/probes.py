@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from wain.errors import BaseError, PythonError
 from wain.platforms import Platform, PythonVersion
@@ -36,8 +37,7 @@ _MAX_TEXT_BYTES = 1 << 20
 _MAX_BINARY_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstalledDistribution:
+class InstalledDistribution(Struct, frozen=True, kw_only=True):
     """A distribution that the base has in a place where its Python looks."""
 
     name: str
@@ -47,8 +47,7 @@ class InstalledDistribution:
     """The site folder, relative to the root."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedLibrary:
+class SharedLibrary(Struct, frozen=True, kw_only=True):
     """A library where the dynamic loader looks without being told."""
 
     directory: str
@@ -57,8 +56,7 @@ class SharedLibrary:
     """Symbol versions."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipPaths:
+class PipPaths(Struct, frozen=True, kw_only=True):
     """Where pip in the base would put what it installs, relative to the root, links resolved."""
 
     purelib: str
@@ -69,8 +67,7 @@ class PipPaths:
     data: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundPython:
+class FoundPython(Struct, frozen=True, kw_only=True):
     """The interpreter that was found; paths relative to the root, links resolved, but where told."""
 
     command: str

@@ -10,9 +10,11 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from wain.digest import Digest
 from wain.errors import ProjectError
@@ -34,8 +36,7 @@ _REMEMBERED_BYTES = 4 << 20
 _RACY_NS = 2_000_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Project:
+class Project(Struct, frozen=True, kw_only=True):
     """A folder that an image is made of."""
 
     path: Path

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from wain.errors import ProjectError
 from wain.index_credentials import strip_credentials
@@ -18,8 +19,7 @@ from wain.requirements import RequirementLine, Requirements, parse_requirement, 
 from wain.settings import normalize_name, read_pyproject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectRequirements:
+class ProjectRequirements(Struct, frozen=True, kw_only=True):
     """What a project says that it needs."""
 
     folder: Path

@@ -6,7 +6,8 @@ Source: the manuals of uv (caching), Poetry, PDM, pipenv and pipx; tests build i
 from __future__ import annotations
 
 import tomllib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from wain.invocation import TRUE, CacheUse, Invocation, Setting, Tool, options, verb_of
 from wain.pip_commands import pip_boolean, pip_cache, pip_call

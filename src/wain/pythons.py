@@ -8,7 +8,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.actions import NeedsEngine
 from wain.bases import BaseFacts
@@ -21,8 +23,7 @@ from wain.tree import Tree, parts_of
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
+class Environment(Struct, frozen=True, kw_only=True):
     """The environment that a command installs into."""
 
     scheme: Scheme

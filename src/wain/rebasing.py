@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from wain.base_choice import open_base
 from wain.bases import LABEL, BaseFacts, base_facts

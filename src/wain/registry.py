@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+from msgspec.structs import replace
 
 from wain.content import Progress, blobs_of, check_bytes, document_type, manifests_of, read_content
 from wain.digest import Digest

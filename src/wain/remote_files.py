@@ -8,13 +8,13 @@ from __future__ import annotations
 import email.utils
 import logging
 import posixpath
-from dataclasses import dataclass, field
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, ClassVar, cast
 from urllib.parse import unquote, urlsplit
 
 from wain.digest import Digest
 from wain.errors import DockerfileError, ImageError, TransferError
 from wain.oci import JSON
+from wain.records import Record
 from wain.store import Store, recipe_key
 from wain.transport import Transport
 from wain.tree import Node
@@ -26,11 +26,12 @@ _MEMO = "added-file"
 _ATTEMPTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Record, frozen=True):
     """A file's bytes in the store."""
 
-    store: Store = field(repr=False)
+    unshown: ClassVar = ("store",)
+
+    store: Store
     digest: Digest
 
     def open(self) -> BinaryIO:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from msgspec import Struct, field
 
 from wain.fetching import Progress
 from wain.pipconf import Setting
 from wain.platforms import Platform
+from wain.records import Record
 from wain.settings import BuildSettings
 from wain.store import Store
 from wain.transport import Transport
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from wain.distribution import Access
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Record, frozen=True, kw_only=True):
     """What is wanted of a build; where a field says nothing, `[tool.wain]` does, then the default."""
+
+    unshown: ClassVar = ("index_flags",)
 
     path: Path
     base: str | None = None
@@ -33,7 +36,7 @@ class Request:
     offline: bool = False
     refresh: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
-    index_flags: Mapping[str, Setting] = field(default_factory=dict, repr=False)
+    index_flags: Mapping[str, Setting] = field(default_factory=dict)
     builds: BuildSettings = field(default_factory=BuildSettings)
     """What is declared for builds from source, beside the settings."""
     leave_out: tuple[Path, ...] = ()
@@ -47,8 +50,7 @@ class Request:
     """Where the image will go: registries among them are asked for layers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
+class Workshop(Struct, frozen=True, kw_only=True):
     """What a build works with."""
 
     store: Store

@@ -9,12 +9,14 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from msgspec import field
 
 from wain.errors import LockError, ProjectError
 from wain.pipconf import Setting
+from wain.records import Record
 from wain.settings import normalize_name
 
 if TYPE_CHECKING:
@@ -43,11 +45,12 @@ _FLAGS = {"--no-index": "no-index", "--pre": "pre", "--prefer-binary": "prefer-b
 _IGNORED = frozenset({"--require-hashes", "--use-feature"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequirementLine:
+class RequirementLine(Record, frozen=True, kw_only=True):
     """One requirement, and where it stands."""
 
-    text: str = field(repr=False)
+    unshown: ClassVar = ("text", "url")
+
+    text: str
     """As written, without comment and options; may hold credentials."""
     origin: str
     """`requirements.txt:3`."""
@@ -56,7 +59,7 @@ class RequirementLine:
     specifier: str = ""
     extras: tuple[str, ...] = ()
     marker: str | None = None
-    url: str | None = field(default=None, repr=False)
+    url: str | None = None
     """Of a direct reference, or the path of a folder or file."""
     editable: bool = False
     hashes: tuple[str, ...] = ()
@@ -69,14 +72,15 @@ class RequirementLine:
         return match[1] if match and self.url is None else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requirements:
+class Requirements(Record, frozen=True, kw_only=True):
     """What a requirements file and all that it includes say."""
+
+    unshown: ClassVar = ("options",)
 
     path: Path
     lines: tuple[RequirementLine, ...] = ()
     constraints: tuple[RequirementLine, ...] = ()
-    options: Mapping[str, Setting] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Setting] = field(default_factory=dict)
     """Index options that stand in the files (`index-url`, `find-links`...)."""
     require_hashes: bool = False
     files: tuple[Path, ...] = ()

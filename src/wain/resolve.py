@@ -14,9 +14,11 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from wain.compatibility import best_wheel, evaluate_marker
 from wain.errors import (
@@ -50,8 +52,7 @@ _MAX_REASON = 1500
 _MAX_NAMES = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolutionInput:
+class ResolutionInput(Struct, frozen=True, kw_only=True):
     """What is to be resolved: a project's metadata, or requirement lines."""
 
     folder: Path

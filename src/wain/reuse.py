@@ -13,7 +13,8 @@ import re
 import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain import registry
 from wain.digest import Digest
@@ -32,8 +33,7 @@ _COMMENT = re.compile(r"wain (sha256:[0-9a-f]{64})")
 _MAX_LABEL_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownLayer:
+class KnownLayer(Struct, frozen=True, kw_only=True):
     """What a recipe key gave when it was last computed."""
 
     key: Digest
@@ -93,8 +93,7 @@ class KnownLayer:
             raise LockError(f"the lock's layers are malformed: {error.message}", hint=hint) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownWheels:
+class KnownWheels(Struct, frozen=True, kw_only=True):
     """What an image or a lock says of the wheels of one image: enough to group them without having them."""
 
     sizes: Mapping[Digest, int]
@@ -155,8 +154,7 @@ class KnownWheels:
         return tuple(cluster for cluster in self.together if wanted.issuperset(cluster))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True):
     """Where known layers come from."""
 
     why: str

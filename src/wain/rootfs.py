@@ -9,8 +9,9 @@ import hashlib
 import mmap
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, cast
+
+from msgspec import Struct, field
 
 from wain.elf import ElfFile, parse_elf
 from wain.errors import ImageError
@@ -39,8 +40,7 @@ Keep = Callable[[str, int], bool]
 """Given a file's path and size, whether its bytes are to be kept."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Node:
+class Node(Struct, kw_only=True, eq=False):
     """One entry of the merged view. Read it; only this module changes it.
 
     Paths that are hard links of each other have one `inode`; each path has its own owner layer.
@@ -62,13 +62,13 @@ class Node:
     inode: int = 0
     source: tuple[int, int] = (0, 0)
     """Layer and number of the tar member that holds a file's bytes."""
-    data: bytes | None = field(default=None, repr=False)
+    data: bytes | None = None
     """A file's bytes, where they were asked for when the layers were read."""
-    elf: ElfFile | None = field(default=None, repr=False)
+    elf: ElfFile | None = None
     """What an ELF file says of its libraries, where that was asked for."""
     is_implicit: bool = False
     """A directory that no layer has an entry for: a runtime makes it, 0755 and root's."""
-    children: dict[str, Node] = field(default_factory=dict, repr=False)
+    children: dict[str, Node] = field(default_factory=dict)
 
     @property
     def is_executable(self) -> bool:

@@ -6,7 +6,8 @@ Source: Dockerfile reference (ARG: scope, predefined and platform ARGs; ENV; env
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from wain.dockerfile import Dockerfile, Instruction, Stage, dockerfile_error
 from wain.errors import DockerfileError
@@ -29,8 +30,7 @@ def platform_args(target: str, build: str | None = None) -> dict[str, str]:
     return values
 
 
-@dataclass(slots=True, kw_only=True)
-class Scope:
+class Scope(Struct, kw_only=True):
     """The variables at one point of a stage; `apply` moves it past an instruction.
 
     None as a value is "set, but not known": an ARG without default that the caller gave no value for, where

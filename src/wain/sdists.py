@@ -12,8 +12,11 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
+
+from msgspec import field
+from msgspec.structs import replace
 
 from wain.backends import (
     COMPILER_VARIABLES,
@@ -34,6 +37,7 @@ from wain.interpreters import Interpreter, host_interpreter, library_digest, own
 from wain.lock import Lock, VcsSource, parse_pylock
 from wain.oci import JSON, canonical_json
 from wain.platforms import Target
+from wain.records import Record
 from wain.requirements import parse_requirement
 from wain.resolve import ResolutionInput, resolve
 from wain.settings import normalize_name
@@ -51,9 +55,10 @@ _MAX_DEPTH = 6
 _DEFAULT_VARIABLES = frozenset((*COMPILER_VARIABLES, "LC_ALL", "PYTHONHASHSEED", "SOURCE_DATE_EPOCH"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltWheel:
+class BuiltWheel(Record, frozen=True, kw_only=True):
     """A wheel that was built here, now or before; it stands in the store."""
+
+    unshown: ClassVar = ("left",)
 
     filename: str
     digest: Digest
@@ -61,15 +66,16 @@ class BuiltWheel:
     """Whether it was built just now."""
     reason: str
     """Why it was built, or what was the same as when it was, as one line."""
-    left: Mapping[str, str] = field(default_factory=dict, repr=False)
+    left: Mapping[str, str] = field(default_factory=dict)
     """The texts that an editable build leaves beside the source, by their path in the project."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildOptions:
+class BuildOptions(Record, frozen=True, kw_only=True):
     """What a user declares for the builds of a distribution."""
 
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    unshown: ClassVar = ("env",)
+
+    env: Mapping[str, str] = field(default_factory=dict)
     """Added to the build's environment; part of the key."""
     config_settings: Mapping[str, JSON] = field(default_factory=dict)
     """Given to the back end, as pip's `--config-settings`."""

@@ -10,13 +10,16 @@ import logging
 import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
+
+from msgspec import field
+from msgspec.structs import replace
 
 from wain.errors import ProjectError, UsageError
 from wain.pipconf import Setting, parse_boolean, read_pip_configuration
+from wain.records import Record
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +55,15 @@ _UV_INDEX_KEYS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexSettings:
+class IndexSettings(Record, frozen=True, kw_only=True):
     """Where distributions come from and how they are chosen and fetched."""
 
-    index_url: str | None = field(default=None, repr=False)
+    unshown: ClassVar = ("index_url", "extra_index_urls", "find_links", "proxy")
+
+    index_url: str | None = None
     """The main index; None for the one that uv has built in. May hold credentials."""
-    extra_index_urls: tuple[str, ...] = field(default=(), repr=False)
-    find_links: tuple[str, ...] = field(default=(), repr=False)
+    extra_index_urls: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
     """Folders, `file:` URLs or pages with links, in order."""
     no_index: bool = False
     uv_configuration: bool = False
@@ -73,7 +77,7 @@ class IndexSettings:
     build_constraints: tuple[str, ...] = ()
     cert: Path | None = None
     client_cert: Path | None = None
-    proxy: str | None = field(default=None, repr=False)
+    proxy: str | None = None
     trusted_hosts: tuple[str, ...] = ()
     timeout_seconds: float | None = None
     retries: int | None = None
@@ -114,11 +118,12 @@ class IndexSettings:
         return wanted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildSettings:
+class BuildSettings(Record, frozen=True, kw_only=True):
     """What is declared for builds from source, by a distribution's normalised name; under the empty one, for all."""
 
-    env: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    unshown: ClassVar = ("env",)
+
+    env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Variables."""
     config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Config settings for the back end."""
@@ -132,9 +137,10 @@ class BuildSettings:
         return {**self.config.get("", {}), **self.config.get(name, {})}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WainSettings:
+class WainSettings(Record, frozen=True, kw_only=True):
     """`[tool.wain]`, checked: the names are the flags'. None and empty where nothing was said."""
+
+    unshown: ClassVar = ("build_env", "index")
 
     path: Path | None = None
     """The pyproject.toml it stands in."""
@@ -164,14 +170,14 @@ class WainSettings:
     engine: str | None = None
     mirrors: Mapping[str, str] = field(default_factory=dict)
     debian_mirrors: tuple[str, ...] = ()
-    build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    build_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     config_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     stop_signal: str | None = None
     cache_dir: str | None = None
     no_cache_dir: bool | None = None
     cache_max_size: str | None = None
-    index: Mapping[str, Setting] = field(default_factory=dict, repr=False)
+    index: Mapping[str, Setting] = field(default_factory=dict)
     """The options of the index (`index-url`, `find-links`...) as written."""
 
     @property
@@ -228,7 +234,7 @@ def wain_settings(project: Path) -> WainSettings:
     if not table:
         return WainSettings()
     path = project / "pyproject.toml"
-    known = {item.name.replace("_", "-") for item in fields(WainSettings)} - {"path", "index"}
+    known = {name.replace("_", "-") for name in WainSettings.__struct_fields__} - {"path", "index"}
     problems: list[str] = []
     values: dict[str, Any] = {"path": path}
     index: dict[str, Setting] = {}

@@ -7,8 +7,9 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from wain.digest import Digest
 from wain.filework import Actor
@@ -20,8 +21,7 @@ from wain.tree import Node, Tree
 from wain.wheels import Wheel
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WheelFile:
+class WheelFile(Struct, frozen=True, eq=False):
     """A file of a wheel that is installed: its bytes, and the installation that it belongs to."""
 
     share: Share
@@ -64,8 +64,7 @@ class _Chunks:
         self.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Share:
+class Share(Struct, frozen=True, kw_only=True, eq=False):
     """Wheels that were installed together and may have a layer of their own."""
 
     wheels: tuple[Wheel, ...]

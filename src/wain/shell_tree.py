@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from wain.dockerfile import SourceMap, Span
 from wain.errors import DockerfileError
@@ -23,32 +24,28 @@ _SIMPLE_VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?\Z")
 Environment: TypeAlias = Mapping[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Literal:
+class Literal(Struct, frozen=True):
     """Text as the command gets it; `quoted` text is neither split nor a pattern."""
 
     text: str
     quoted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(Struct, frozen=True):
     """`$name` or `${name...}` as written."""
 
     text: str
     quoted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Substitution:
+class Substitution(Struct, frozen=True):
     """`$(...)`: what it runs; its output is unknown."""
 
     script: Script
     quoted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """A part whose value is not computed (arithmetic, process substitution, ...)."""
 
     text: str
@@ -58,8 +55,7 @@ class Unknown:
 Part: TypeAlias = Literal | Variable | Substitution | Unknown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
+class Word(Struct, frozen=True, kw_only=True):
     """One word of a command.
 
     `inner` is the offset in the script's text at which the value stands unchanged, or None where quoting or variables
@@ -126,8 +122,7 @@ class Word:
                 yield part.script
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class Assignment(Struct, frozen=True, kw_only=True):
     """`name=value` in front of a command or alone; `value` None is an array or otherwise not one word."""
 
     name: str
@@ -136,8 +131,7 @@ class Assignment:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Redirection:
+class Redirection(Struct, frozen=True, kw_only=True):
     """`operator` with its target; `body` is a here-document's or here-string's text as far as it is literal."""
 
     operator: str
@@ -148,8 +142,7 @@ class Redirection:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(Struct, frozen=True, kw_only=True):
     """A simple command; `words` is empty where it only assigns."""
 
     words: tuple[Word, ...]
@@ -158,16 +151,14 @@ class Command:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pipeline:
+class Pipeline(Struct, frozen=True, kw_only=True):
     """`a | b`; each runs in a subshell."""
 
     commands: tuple[Statement, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AndOr:
+class AndOr(Struct, frozen=True, kw_only=True):
     """`left && right` or `left || right`."""
 
     left: Statement
@@ -176,8 +167,7 @@ class AndOr:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class Block(Struct, frozen=True, kw_only=True):
     """Statements in order; `kind` is group (`{}`) or subshell (`()`)."""
 
     kind: str
@@ -186,8 +176,7 @@ class Block:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditional:
+class Conditional(Struct, frozen=True, kw_only=True):
     """if and case: `always` runs in any case (conditions), of `branches` at most one."""
 
     always: tuple[Statement, ...]
@@ -196,8 +185,7 @@ class Conditional:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loop:
+class Loop(Struct, frozen=True, kw_only=True):
     """for, while and until; `values` are for's words, `body` runs for each, perhaps never."""
 
     kind: str
@@ -209,8 +197,7 @@ class Loop:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Function:
+class Function(Struct, frozen=True, kw_only=True):
     """A definition; its body runs where its name is called."""
 
     name: str
@@ -218,16 +205,14 @@ class Function:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Background:
+class Background(Struct, frozen=True, kw_only=True):
     """`statement &`"""
 
     statement: Statement
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opaque:
+class Opaque(Struct, frozen=True, kw_only=True):
     """Text with no type here: tests, arithmetic, or what does not parse. `commands` are those found inside."""
 
     text: str
@@ -239,8 +224,7 @@ class Opaque:
 Statement: TypeAlias = Command | Pipeline | AndOr | Block | Conditional | Loop | Function | Background | Opaque
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
+class Script(Struct, frozen=True, kw_only=True):
     """A parsed shell text. `source_map` leads back to the Dockerfile; where `is_exact` is false spans are those of
     the word that held the text, and nothing in it can be edited by its span."""
 

@@ -14,10 +14,11 @@ import stat
 import subprocess
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 from urllib.parse import urlsplit, urlunsplit
+
+from msgspec import Struct
 
 from wain.digest import CHUNK_BYTES, Digest
 from wain.errors import ImageError, Offline, SdistError
@@ -70,8 +71,7 @@ _PROTOCOLS = "https:http:ssh:git:file"
 _HINT = "The file is damaged or hostile; fetch it again, or name another version."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectFiles:
+class ProjectFiles(Struct, frozen=True, kw_only=True):
     """What of a project goes into a build of it."""
 
     top: Path

@@ -15,8 +15,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct, field
 
 from wain import gzips
 from wain.digest import Digest
@@ -45,8 +46,7 @@ _HEAD_BATCHES = 4
 _WRITE_BYTES = 4 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spliced:
+class Spliced(Struct, frozen=True, kw_only=True):
     """What came out."""
 
     digest: Digest
@@ -290,8 +290,7 @@ def assemble(parts: Iterable[Part], write: Callable[[Buffer], object], *, thread
     return _Assembly(parts, write, threads or min(os.cpu_count() or 1, 8)).run()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Item:
+class _Item(Struct, frozen=True, kw_only=True):
     tar: Sequence[bytes] = ()
     blob: Sequence[Buffer] = ()
     digest: Hash | None = None

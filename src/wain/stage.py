@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from wain.bases import BaseFacts
 from wain.dockerfile import Instruction, dockerfile_error
@@ -24,8 +26,7 @@ from wain.wheels import Wheel
 _COMMENT = "buildkit.dockerfile.v0"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """One line of a stage's history, with the states of the tree around it; `before` None is no layer."""
 
     created_by: str
@@ -33,8 +34,7 @@ class Record:
     after: Node | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class StageBuild:
+class StageBuild(Struct, kw_only=True):
     """The state of a stage. Copies share what is behind them."""
 
     name: str
@@ -84,7 +84,7 @@ class StageBuild:
         self.records.append(Record(created_by=created_by, before=before, after=after))
 
     def with_runtime(self, **values: object) -> None:
-        self.runtime = replace(self.runtime, **values)  # type: ignore[arg-type]
+        self.runtime = replace(self.runtime, **values)
 
     def user(self) -> tuple[int, int, str]:
         """uid, gid and home of who runs commands.
@@ -165,8 +165,7 @@ class StageBuild:
         return [*layers, *shared]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class Sources(Struct, frozen=True, kw_only=True):
     """Where COPY takes files from: the context, and what `--from` names."""
 
     context: Callable[[], Tree]

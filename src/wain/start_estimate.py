@@ -18,7 +18,8 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.digest import Digest
 from wain.errors import WainError
@@ -40,8 +41,7 @@ _BLOCK = re.compile(r"(if|elif|else|try|except|finally|with|for|while)\b")
 _NOT_RUN = re.compile(r"(if|elif)\b.*(TYPE_CHECKING|__name__|win32|os\.name == .nt)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartEstimate:
+class StartEstimate(Struct, frozen=True, kw_only=True):
     """What bytecode for the wheels of a plan would do."""
 
     modules: int
@@ -68,7 +68,7 @@ def estimate_start(plan: InstallPlan, sources: Mapping[str, bytes], *, store: St
     modules = dict(_modules(plan))
     reached = _reached(modules, names)
     found = _measure(list(reached.values()), [file for _, (file, _) in sorted(modules.items())])
-    value: dict[str, JSON] = {name: getattr(found, name) for name in StartEstimate.__slots__}
+    value: dict[str, JSON] = {name: getattr(found, name) for name in StartEstimate.__struct_fields__}
     store.put_memo(_MEMO, key, value)
     return found
 
@@ -214,8 +214,7 @@ def _is_optimised() -> bool:
     return arguments is None or "--enable-optimizations" in arguments or sys.base_prefix == "/usr"
 
 
-@dataclass(slots=True, kw_only=True)
-class _Sums:
+class _Sums(Struct, kw_only=True):
     source_bytes: int = 0
     code_bytes: int = 0
     compressed_bytes: int = 0

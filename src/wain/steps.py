@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.actions import Action, NeedsEngine, Nothing, PipInstall, UvSync
 from wain.classify import classify
@@ -45,8 +46,7 @@ _STANDARD_SYNTAX = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker/
 _SPECIAL_VARIABLES = frozenset("$$ $? $! $# $@ $* $- $0 $1 $2 $3 $4 $5 $6 $7 $8 $9".split())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """One instruction of a stage: `taker` is native, engine, refused or unused; `why` is for people."""
 
     instruction: Instruction
@@ -55,8 +55,7 @@ class Step:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepPlan:
+class StepPlan(Struct, frozen=True, kw_only=True):
     """What a build of a Dockerfile's target would do, in the file's order."""
 
     dockerfile: Dockerfile
@@ -74,8 +73,7 @@ class StepPlan:
         return next((step for step in self.steps if step.taker == taker), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCommand:
+class RunCommand(Struct, frozen=True, kw_only=True):
     """One simple command of a RUN, with the variables and folder that it runs in."""
 
     argv: tuple[str, ...]

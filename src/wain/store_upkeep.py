@@ -14,10 +14,11 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from wain.oci import JSON
 from wain.store_folder import BLOBS, MEMOS, PARTIAL, TEMPORARY, USES, UV, Folder, parse_label, shards
@@ -62,8 +63,7 @@ class StoredBlob(NamedTuple):
             return 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Amount:
+class Amount(Struct, frozen=True, kw_only=True):
     """How much there is of a kind."""
 
     count: int = 0
@@ -73,8 +73,7 @@ class Amount:
         return Amount(count=self.count + 1, size_bytes=self.size_bytes + size_bytes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class Contents(Struct, frozen=True, kw_only=True):
     """All that a folder holds, without uv's part."""
 
     blobs: tuple[StoredBlob, ...]
@@ -98,8 +97,7 @@ class Contents:
         return {kind: Amount(count=len(sizes), size_bytes=sum(sizes)) for kind, sizes in sorted(kinds.items())}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uses:
+class Uses(Struct, frozen=True, kw_only=True):
     """How often look-ups found something, by kind."""
 
     hits: dict[str, int]
@@ -112,8 +110,7 @@ class Uses:
         return hits / (hits + misses) if hits + misses else None
 
 
-@dataclass(slots=True, kw_only=True)
-class Removed:
+class Removed(Struct, kw_only=True):
     """What an upkeep took away, and what it left because somebody uses it."""
 
     count: int = 0
@@ -121,8 +118,7 @@ class Removed:
     in_use: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bad:
+class Bad(Struct, frozen=True, kw_only=True):
     """An entry whose bytes were not what its name promises; it has been dropped."""
 
     what: str

@@ -9,7 +9,8 @@ Source: Dockerfile reference (environment replacement, ARG, automatic platform A
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.errors import DockerfileError
 
@@ -21,8 +22,7 @@ _PATTERN_LIMIT = 4_096
 _VALUE_LIMIT = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expansion:
+class Expansion(Struct, frozen=True, kw_only=True):
     """What a text came to: None where it depends on an unknown value; the variables that are not set at all."""
 
     value: str | None

@@ -11,9 +11,11 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.actions import Echo, Fails, FileCommand, NeedsEngine, Nothing, PipConfig, PipInstall, Venv
 from wain.asked import asked_requirements
@@ -53,8 +55,7 @@ _MAX_DEPTH = 4
 _ON_FILES = (Echo, Fails, FileCommand, Nothing, PipConfig, Venv)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Supply:
+class Supply(Struct, frozen=True, kw_only=True):
     """What an installation is given; several where a loop runs one command's text again."""
 
     installs: tuple[EngineInstall, ...]

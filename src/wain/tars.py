@@ -11,8 +11,9 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import IO, BinaryIO, cast
+
+from msgspec import Struct, field
 
 from wain.errors import ImageError
 
@@ -40,8 +41,7 @@ _XATTR = "SCHILY.xattr."
 _DAMAGED = "The archive is damaged or made by a faulty tool; fetch or make it again."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TarMember:
+class TarMember(Struct, frozen=True, kw_only=True):
     """One member of a tar: its header, with what pax and GNU extensions say of it."""
 
     path: str

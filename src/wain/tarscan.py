@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from dataclasses import dataclass
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from wain.errors import ImageError
 
@@ -19,8 +20,7 @@ _MAX_SIZE_BYTES = 1 << 50
 _MAX_LINKS = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(Struct, frozen=True, kw_only=True):
     """Where a member's bytes lie in the file; of a link, the name that it leads to."""
 
     offset: int

@@ -24,10 +24,11 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from msgspec import Struct, field
 
 from wain.digest import Digest
 from wain.image import Image, Index
@@ -77,8 +78,7 @@ def random_index(seed: int = 0, *, layers: int = 2, layer_bytes: int = 2000) -> 
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class Request:
+class Request(Struct, kw_only=True):
     """One request as the server logged it."""
 
     number: int
@@ -101,8 +101,7 @@ class Request:
         return self.method == method and part in self.path
 
 
-@dataclass(slots=True, kw_only=True)
-class Fault:
+class Fault(Struct, kw_only=True):
     """What goes wrong with the requests that `when` picks.
 
     `cut` is where the connection breaks: `before` the request's body is read, in the `middle` of it, `after` the
@@ -134,15 +133,13 @@ class Fault:
         return True
 
 
-@dataclass(slots=True)
-class _Repository:
+class _Repository(Struct):
     blobs: set[str] = field(default_factory=set)
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Token:
+class _Token(Struct):
     scopes: frozenset[str]
     uses_left: int | None
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from wain.dockerfile import Dockerfile, Instruction, Span, Stage
 from wain.invocation import CacheUse
@@ -22,8 +23,7 @@ CONFIGURATIONS = frozenset({"pip.conf", "uv.toml", "poetry.toml"})
 """Names of files whose text decides about caches."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User:
+class User(Struct, frozen=True, kw_only=True):
     """Who runs: `name` as in USER, uid where it is known ("0" for root), home where it is known."""
 
     name: str | None
@@ -41,8 +41,7 @@ class User:
 ROOT = User(name="root", uid="0", home="/root")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mounted:
+class Mounted(Struct, frozen=True, kw_only=True):
     """A RUN's mount with its values expanded; None where one is unknown."""
 
     mount: Mount
@@ -56,8 +55,7 @@ class Mounted:
         return self.mount.kind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removal:
+class Removal(Struct, frozen=True, kw_only=True):
     """Something a command deletes: an absolute path or pattern, and where in the script."""
 
     pattern: str
@@ -66,16 +64,14 @@ class Removal:
     call: Call
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Use:
+class Use(Struct, frozen=True, kw_only=True):
     """A cache use by one command of a RUN."""
 
     cache: CacheUse
     call: Call
 
 
-@dataclass(slots=True, kw_only=True)
-class Run:
+class Run(Struct, kw_only=True):
     """One RUN (or a shell form inside ONBUILD), with everything its commands do."""
 
     instruction: Instruction
@@ -123,8 +119,7 @@ class Run:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopiedFrom:
+class CopiedFrom(Struct, frozen=True, kw_only=True):
     """COPY --from=stage: what of the stage goes on."""
 
     instruction: Instruction
@@ -132,8 +127,7 @@ class CopiedFrom:
     sources: tuple[str | None, ...]
 
 
-@dataclass(slots=True, kw_only=True)
-class Step:
+class Step(Struct, kw_only=True):
     """An instruction with the state in which it stands."""
 
     instruction: Instruction
@@ -143,8 +137,7 @@ class Step:
     workdir: str | None
 
 
-@dataclass(slots=True, kw_only=True)
-class StageTrace:
+class StageTrace(Struct, kw_only=True):
     """One stage: its base, its steps and runs in order, and whether its files reach an image.
 
     `ships` is final (its layers are in the last stage's image), target (only in an image built with --target) or
@@ -186,8 +179,7 @@ class StageTrace:
         return self.parent.root_image if self.parent is not None else self.image
 
 
-@dataclass(slots=True, kw_only=True)
-class Trace:
+class Trace(Struct, kw_only=True):
     """The whole file, followed. `problems` are what could not be followed: (line, message)."""
 
     dockerfile: Dockerfile

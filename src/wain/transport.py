@@ -12,15 +12,15 @@ import logging
 import random
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 from urllib.parse import urlsplit
 
 from wain.connections import HttpSettings, hint_of, is_certificate_error, pool_for, reason_of
 from wain.digest import CHUNK_BYTES, Digest
 from wain.downloads import Download, Fetch
 from wain.errors import AuthError, NotFound, Offline, OutputError, TransferError, WainError
+from wain.records import Record
 from wain.urls import (
     Credentials,
     is_loopback,
@@ -63,11 +63,12 @@ _PRIVATE_HEADERS = frozenset(("authorization", "cookie", "proxy-authorization"))
 _DRAIN_BYTES = 64 << 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
+class Body(Record, frozen=True, kw_only=True):
     """A request's body that can be sent again: each call of `open` gives it from its first byte."""
 
-    open: Callable[[], BinaryIO] = field(repr=False)
+    unshown: ClassVar = ("open",)
+
+    open: Callable[[], BinaryIO]
     size_bytes: int
 
     @classmethod

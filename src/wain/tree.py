@@ -18,13 +18,15 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, ClassVar, Protocol
+
+from msgspec import Struct, field
 
 from wain.digest import CHUNK_BYTES, Digest
 from wain.errors import DockerfileError, ImageError
 from wain.layers import Entry, Layer
+from wain.records import Record
 from wain.rootfs import MAX_LINKS, Rootfs
 from wain.rootfs import Node as RootfsNode
 from wain.store import Store, recipe_key
@@ -46,18 +48,18 @@ class Content(Protocol):
     def open(self) -> BinaryIO: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(Record, frozen=True):
     """Bytes that are at hand."""
 
-    data: bytes = field(repr=False)
+    unshown: ClassVar = ("data",)
+
+    data: bytes
 
     def open(self) -> BinaryIO:
         return io.BytesIO(self.data)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Node:
+class Node(Struct, kw_only=True, eq=False):
     """One entry. Nodes are changed by `Tree` alone, and only those that its present step made."""
 
     kind: str
@@ -69,10 +71,10 @@ class Node:
     size_bytes: int = 0
     target: str = ""
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
-    content: Content | None = field(default=None, repr=False)
+    content: Content | None = None
     inode: int = 0
     """Paths with the same one, not 0, are hard links of each other."""
-    children: dict[str, Node] | None = field(default=None, repr=False)
+    children: dict[str, Node] | None = None
     step: int = 0
     birth: int = 0
     """Of a directory: the same in all its states; another one where it was removed and made again."""
@@ -258,11 +260,12 @@ class Tree:
         return made
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
+class Changes(Record, frozen=True, kw_only=True):
     """What a layer must have: entries with their nodes, and what it takes away."""
 
-    nodes: tuple[tuple[str, Node], ...] = field(repr=False)
+    unshown: ClassVar = ("nodes",)
+
+    nodes: tuple[tuple[str, Node], ...]
     """By path; with the parents of all that changed."""
     removed: tuple[str, ...]
     replaced: tuple[str, ...]
@@ -371,11 +374,12 @@ def _entry(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class InLayer:
+class InLayer(Record, frozen=True, eq=False):
     """Bytes that stand in a layer of a base: found again by the number of their member."""
 
-    files: BaseFiles = field(repr=False)
+    unshown: ClassVar = ("files",)
+
+    files: BaseFiles
     layer: int
     number: int
 
@@ -585,8 +589,7 @@ class Unpacked:
         return _Kept(self._folder, path), size
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Kept:
+class _Kept(Struct, frozen=True, eq=False):
     folder: Scratch
     path: Path
 

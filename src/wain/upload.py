@@ -11,9 +11,10 @@ import queue
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, urlsplit, urlunsplit
+
+from msgspec import Struct
 
 from wain.content import Progress, blob_name
 from wain.distribution import Access, Session, pull_scope, push_scope
@@ -41,8 +42,7 @@ class Stopped(TransferError):
     """Another part of the push failed, or the user ended it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     """Where an upload goes on: the Location as the registry gave it, made absolute."""
 
     url: str

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from dataclasses import dataclass, field
+from typing import ClassVar
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from wain.errors import TransferError, UsageError
+from wain.records import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
+class Credentials(Record, frozen=True, kw_only=True):
     """A user's name and password for one server; the password is in no representation."""
 
+    unshown: ClassVar = ("password",)
+
     username: str
-    password: str = field(repr=False)
+    password: str
 
     @property
     def authorization(self) -> str:

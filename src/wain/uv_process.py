@@ -9,10 +9,10 @@ import re
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from wain.errors import EngineError
+from wain.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,12 +27,13 @@ _MAX_OUTPUT_BYTES = 64 << 20
 _finding = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UvResult:
+class UvResult(Record, frozen=True, kw_only=True):
     """What uv answered; `errors` is fit for people, without credentials."""
 
+    unshown: ClassVar = ("output",)
+
     exit_code: int
-    output: str = field(repr=False)
+    output: str
     errors: str
 
 

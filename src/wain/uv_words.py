@@ -6,8 +6,9 @@ Source: uv's manual of its commands.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
+
+from msgspec.structs import replace
 
 from wain.actions import Action, NeedsEngine, Nothing, PipInstall, UvSync, Venv
 

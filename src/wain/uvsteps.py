@@ -14,10 +14,12 @@ import posixpath
 import tempfile
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.actions import NeedsEngine, UvSync
 from wain.asked import uv_configuration, write_out
@@ -57,8 +59,7 @@ def uv_sync(
         return _Sync(action, tree, facts, env, actor, tools, Path(folder).resolve()).run()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Project:
+class _Project(Struct, frozen=True, kw_only=True):
     """A project of the image and the workspace that it belongs to; folders without a slash in front."""
 
     folder: str

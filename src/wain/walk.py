@@ -7,7 +7,8 @@ it runs: a call whose branch begins with another's runs only where that one's pl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wain.dockerfile import Span
 from wain.invocation import is_pip, is_python
@@ -43,8 +44,7 @@ _BUILTINS = _CHANGE_FOLDER | _SET_VARIABLES | {"unset"}
 _SPECIAL = _BUILTINS | WRAPPERS | {"source", "."}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """One command as it is run.
 
     `argv` is None where a word is unknown; `words` are aligned with it (None for one that a variable made).

@@ -14,11 +14,12 @@ import logging
 import mmap
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from email.parser import HeaderParser
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from wain.digest import Digest
 from wain.errors import HashMismatch, WheelError
@@ -37,8 +38,7 @@ _WHEEL_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,9}")
 _HINT = "The wheel is damaged or hostile: fetch it again, or build it again and tell who publishes it."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryPoint:
+class EntryPoint(Struct, frozen=True, kw_only=True):
     """A script that an installer makes: its name, and the object that it calls."""
 
     name: str
@@ -48,8 +48,7 @@ class EntryPoint:
     is_gui: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
+class Metadata(Struct, frozen=True, kw_only=True):
     """What METADATA says of a distribution, as far as wain asks."""
 
     name: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from wain.backends import BuildEnvironment, BuildSystem, remove_tree, work_folder, wrap_compilers
 from wain.digest import Digest
@@ -17,8 +18,7 @@ from wain.oci import JSON
 _FOLDER = Path("/tmp")  # noqa: S108 - one path for every user, so that builds do not differ by it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildSource:
+class BuildSource(Struct, frozen=True, kw_only=True):
     what: str
     """Names it in messages."""
     name: str | None

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.invocation import is_pip, is_python
 from wain.shell import SHELLS, Command, Word, is_shell
@@ -45,8 +47,7 @@ SWITCHES_USER = frozenset({"sudo", "su", "gosu", "su-exec", "runuser"})
 HomeOf = Callable[[str], str | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
+class Pending(Struct, frozen=True, kw_only=True):
     """A command with what it runs in, while the programs in front of it are taken off.
 
     `words` are aligned with `argv` (None for one that a variable made); `wrappers` are the programs taken off so far.
@@ -72,8 +73,7 @@ class Pending:
         return replace(self, argv=self.argv[index:], words=self.words[index:], wrappers=(*self.wrappers, self.program))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inner:
+class Inner(Struct, frozen=True, kw_only=True):
     """Shell text that a command runs, in the place of `pending`; `word` is where it stands, where it is one word.
 
     `shares` is whether it runs in the shell itself, as with eval, so that what it sets stays.

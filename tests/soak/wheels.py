@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from tests.made import Item, make_zip, noise, wheel_items
 from tests.soak.mutation import damaged, fuzz

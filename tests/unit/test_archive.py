@@ -9,10 +9,10 @@ import json
 import os
 import resource
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from wain import archive
 from wain.digest import Digest

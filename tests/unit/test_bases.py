@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.elf_maker import make_elf
 from tests.unit.layer_maker import Member, directory, file, make_layer, symlink

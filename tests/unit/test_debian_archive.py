@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.debian_maker import BEFORE, DAY, Mirror, keyring, make_deb, serving, signed
 from wain.debian_archive import KEYRING, Archive, Mirrors, debian_mirrors, verify_inrelease

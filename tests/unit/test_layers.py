@@ -11,11 +11,11 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from msgspec.structs import replace
 
 from tests.made import Item, make_wheel, make_zip, noise, save, wheel_items
 from wain import gzips, splice

@@ -6,10 +6,10 @@ import errno
 import json
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from wain import layout
 from wain.content import blobs_of

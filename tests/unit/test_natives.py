@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.elf_maker import make_elf
 from tests.unit.layer_maker import file, make_layer, symlink

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.made import make_zip, noise, wheel_items
 from tests.unit.wain_project import Wain, index, wain

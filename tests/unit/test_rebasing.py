@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.layer_maker import Member, file, make_layer
 from tests.unit.test_bases import glibc, image_of, official

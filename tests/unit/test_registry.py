@@ -6,9 +6,9 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from wain.credentials import Keychain, Login
 from wain.digest import Digest

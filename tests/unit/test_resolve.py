@@ -9,10 +9,10 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.index_server import Index, make_wheel, serve_index
 from wain.errors import (

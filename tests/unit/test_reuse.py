@@ -6,10 +6,10 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NoReturn
 
 import pytest
+from msgspec.structs import replace
 
 from tests.made import make_zip, noise, wheel_items
 from tests.unit.wain_project import Wain, index, wain

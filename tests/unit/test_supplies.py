@@ -3,10 +3,10 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.index_server import Index, serve_index
 from tests.unit.layer_maker import file, make_layer

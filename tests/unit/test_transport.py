@@ -16,11 +16,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from wain.digest import Digest
 from wain.errors import AuthError, HashMismatch, NotFound, Offline, OutputError, TransferError, UsageError

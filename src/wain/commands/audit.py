@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def chosen_settings(args: argparse.Namespace, settings: AuditSettings) -> AuditSettings:
     """The file's settings with the command line's over them."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     options = settings.options
     if args.prefer:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from wain.dockerfile import Dockerfile, Instruction, Span
 from wain.errors import DockerfileError
@@ -36,16 +37,14 @@ __all__ = [
 _NOT_KNOWN = Cost()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """What a caller may choose: `prefer` is how a cache is kept out (auto, mount, flag or env)."""
 
     prefer: str = "auto"
     max_layers: int = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DockerfileSubject:
+class DockerfileSubject(Struct, frozen=True, kw_only=True):
     """A Dockerfile under audit: its text, its name in messages, and what was followed in it."""
 
     name: str
@@ -113,8 +112,7 @@ class DockerfileSubject:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class Example(Struct, frozen=True, kw_only=True):
     """A Dockerfile that the rule finds fault with, and the same one mended; `good` ones are left alone."""
 
     bad: str
@@ -122,8 +120,7 @@ class Example:
     good: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """One rule. Its page in docs/rules is made from these fields alone.
 
     `cost`, `why` and `mend` are Markdown paragraphs. `hadolint` are the pragmas that silence it as well.
