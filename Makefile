@@ -22,6 +22,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# In under 15 minutes; BENCH_MINUTES=35 repeats what aims are about, BENCH=full measures everything, for hours.
 bench: setup
 	@bash .ci/setup tools
 	$(BIN)/python -m benchmarks $(ARGS)

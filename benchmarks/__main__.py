@@ -1,8 +1,10 @@
 """Runs the benchmarks and writes docs/benchmarks.md: `python -m benchmarks [PART...]`, or `make bench ARGS="PART..."`.
 
-Without parts all of them run, in under 15 minutes on a quiet machine with 2 cores; with BENCH=full everything is
-measured with every builder, which takes hours. Each part's numbers are kept in docs/benchmarks.json as soon as they
-are there, so a run that was broken off goes on with the parts that are left.
+Without parts all of them run, in under 15 minutes on a quiet machine with 2 cores, what is set up before apart. With
+BENCH_MINUTES=35 the builders that aims are about take more turns in the time that is left, so that medians are of three
+rounds or more. With BENCH=full everything is measured with every builder, which takes hours. Each part's numbers are
+kept in docs/benchmarks.json as soon as they are there, so a run that was broken off goes on with the parts that are
+left (--resume).
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
-from benchmarks import micro, report
+from benchmarks import micro, report, turns
 from benchmarks.builders import Place, open_place
-from benchmarks.builds import Builds, full_turns, large_turns, short_turns
+from benchmarks.builds import Builds
+from benchmarks.goals import goals
 from benchmarks.results import Results, load_average, version_of
 from benchmarks.scenarios import DATA, ML, MONSTER, OTHERS, WEB, resolve
+from benchmarks.turns import Turn, budget_seconds, next_turn
 from tests.real.machines.index_front import serve_index_front
 from tests.real.machines.places import remove_tree
 
@@ -32,8 +37,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("startup", "store", "unchanged", "install", "audit", "splice", "sizes", "example", "builds")
 BY_NAME = ("large",)
 """Parts that run only where they are named."""
-SHORT_SECONDS = 840
-"""When the short form begins no further repetition."""
 _clock = {"began": time.monotonic()}
 
 
@@ -114,7 +117,7 @@ def example(folder: Path, *, full: bool) -> Mapping[str, Any]:
     from benchmarks.example import cold
 
     with open_place(folder / "place") as place:
-        return {"seconds": cold(place, int(os.environ.get("ROUNDS", "5" if full else "2")))}
+        return {"seconds": cold(place, int(os.environ.get("ROUNDS", "5" if full else "1")))}
 
 
 def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
@@ -122,20 +125,23 @@ def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
     load = load_average()
     with open_place(folder / "place") as place:
         run = Builds(place, say)
-        took: dict[str, float] = {}
-        for turn in full_turns() if full else short_turns():
-            name = turn.scenario.name
-            if not full and name in took and time.monotonic() - _clock["began"] + took[name] > SHORT_SECONDS:
-                say(f"no time is left for another turn of {name}")
-                continue
-            say(f"{name}: {', '.join(turn.builders)}")
-            began = time.monotonic()
+
+        def carry_out(turn: Turn) -> None:
+            say(f"{turn.scenario.name}: {', '.join(turn.builders)}")
             run.carry_out(turn)
-            took[name] = time.monotonic() - began
-            say(f"{name}: this turn took {took[name]:.0f} s")
+
+        def seconds_left() -> float:
+            return budget - (time.monotonic() - _clock["began"] - run.preparing_seconds)
+
+        budget = budget_seconds()
+        for turn in turns.full_turns() if full else turns.short_turns():
+            carry_out(turn)
         profiles: dict[str, object] = {}
-        for scenario in (DATA, ML) if full else (DATA,):
-            profiles |= run.profile(scenario)
+        for scenario in (WEB, DATA, ML):
+            profiles |= run.profile(scenario, rounds=3 if full or scenario is WEB else 1)
+        while not full and (chosen := next_turn(turns.repeated_turns(), run.cells, run.costs, seconds_left())):
+            say(f"{seconds_left():.0f} s are left for more rounds")
+            carry_out(chosen)
         return {
             "profiles": profiles,
             "scenarios": run.scenarios,
@@ -152,7 +158,7 @@ def large(folder: Path, *, full: bool) -> Mapping[str, Any]:
     load = load_average()
     with open_place(folder / "place") as place:
         run = Builds(place, say)
-        for turn in large_turns():
+        for turn in turns.large_turns():
             run.carry_out(turn)
         return {"scenarios": run.scenarios, "cells": run.cells, "failures": run.failures, "load_before": load}
 
@@ -173,6 +179,19 @@ _RUNS: Mapping[str, Callable[..., Mapping[str, Any]]] = {
 }  # fmt: skip
 
 
+def end_in_order() -> None:
+    """Where somebody ends this, what it started is ended and folders are removed; once, however often it is asked."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, lambda *_: None)
+        say("ends: what was started is ended and removed")
+        raise SystemExit(128 + number)
+
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, end)
+
+
 def main() -> int:
     """0, or 1 where a part could not be measured."""
     parser = argparse.ArgumentParser(
@@ -186,8 +205,8 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.parts) - {*PARTS, *BY_NAME, "report"}:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    # So that what was started ends, and folders are removed, also where somebody ends this.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    end_in_order()
+    budget_seconds()  # a mistake in it is told before anything is made
     full = os.environ.get("BENCH", "") == "full"
     form = "full" if full else "short"
     args.docs.mkdir(parents=True, exist_ok=True)
@@ -216,8 +235,8 @@ def main() -> int:
             remove_tree(folder)
     if results.document["parts"]:
         report.write(results.document, args.docs)
-    for what, wanted, measured, holds in report.goals(results.document):
-        print(f"{'ok    ' if holds else 'MISSED'} {what}: {measured} (wanted: {wanted})")
+    for goal in goals(results.document):
+        print(f"{'ok    ' if goal.holds else 'MISSED'} {goal.what}: {goal.measured} (wanted: {goal.wanted})")
     say(f"{args.docs / 'benchmarks.md'} is written, after {time.monotonic() - whole:.0f} s")
     if failed:
         say(f"not measured: {', '.join(failed)}")

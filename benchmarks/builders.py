@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from uv import find_uv_bin
+
 from tests.real.machines.bases import Base, official_like_base
 from tests.real.machines.docker import Docker, serve_docker
 from tests.real.machines.index_front import IndexFront, serve_index_front
@@ -19,6 +21,10 @@ from tests.real.machines.places import remove_tree
 from tests.real.machines.processes import Finished, run
 from tests.real.machines.registry import Registry, serve_registry
 from tests.real.machines.trixie import trixie_root
+
+BUILD_SECONDS = 2 * 3600
+PUSH_SECONDS = 3600
+"""More than the largest scenario takes on a slow machine; what takes longer hangs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +36,9 @@ class Place:
     registry: Registry
     machine: Machine
     docker: Docker
+    uv_program: Path
     uv_reference: str
+    """An image that holds that program alone, as uv's guide has one to copy from."""
     bases: dict[str, str] = field(default_factory=dict)
     """Python's minor version -> the reference of the base in the registry."""
 
@@ -63,26 +71,25 @@ def open_place(folder: Path | None = None) -> Iterator[Place]:
         registry = stack.enter_context(serve_registry(folder / "registry"))
         machine = stack.enter_context(start_machine(folder / "trixie", debian_root=trixie_root()))
         docker = stack.enter_context(serve_docker(machine, folder / "docker", on_disk=True))
+        # Docker's machine may not have the folder that it is installed in.
+        program = folder / "uv/uv"
+        program.parent.mkdir()
+        shutil.copy2(find_uv_bin(), program)
         yield Place(
             folder=folder,
             front=front,
             registry=registry,
             machine=machine,
             docker=docker,
-            uv_reference=_push_uv(folder, registry, docker),
+            uv_program=program,
+            uv_reference=_push_uv(program, registry, docker),
         )
 
 
-def _push_uv(folder: Path, registry: Registry, docker: Docker) -> str:
-    """An image that holds the uv binary alone, as uv's guide has one to copy from."""
-    from uv import find_uv_bin
-
-    context = folder / "uv"
-    context.mkdir()
-    shutil.copy2(find_uv_bin(), context / "uv")
-    (context / "Dockerfile").write_text("FROM scratch\nCOPY uv /uv\n")
+def _push_uv(program: Path, registry: Registry, docker: Docker) -> str:
+    (program.parent / "Dockerfile").write_text("FROM scratch\nCOPY uv /uv\n")
     name = f"{registry.host}/bench/uv:1"
-    docker.build(context, name)
+    docker.build(program.parent, name)
     docker.cli("push", "--quiet", name)
     return name
 
@@ -112,8 +119,13 @@ class Builder:
     """Back to a machine that has nothing."""
     ready: Callable[[Job], None] = lambda job: None
     """Puts the base at hand, which `forget` has taken away."""
-    uses_lock: bool = False
-    """Whether it reads pylock.toml; the others read requirements.txt, where all is pinned."""
+    lock: str = ""
+    """The lock that it reads; where there is none, it reads requirements.txt, where all is pinned."""
+
+    @property
+    def locks_layers(self) -> bool:
+        """Whether its lock may name layers, and what must be known of the base."""
+        return self.lock == "pylock.toml"
 
 
 def wain_builder(
@@ -126,17 +138,14 @@ def wain_builder(
 
     def call(job: Job, *rest: str | Path) -> None:
         base = own_base_name(job) if own_base else job.base
-        run(
-            [
-                Path(sys.executable).parent / "wain", "build", "-q", "--base", base,
-                "--cache-dir", store_folder(job.place, name), *words, *rest,
-            ],
-            env={**job.place.front.pip_env, "PYTHONDONTWRITEBYTECODE": ""},
-            timeout_seconds=1200,
-        )  # fmt: skip
+        store = store_folder(job.place, name)
+        program = Path(sys.executable).parent / "wain"
+        env = {**job.place.front.pip_env, "PYTHONDONTWRITEBYTECODE": ""}
+        flags = ["-q", "--base", base, "--cache-dir", str(store)]
+        run([program, "build", *flags, *words, *rest], env=env, timeout_seconds=BUILD_SECONDS)
 
     def publish(job: Job) -> None:
-        call(job, job.project, "-t", job.tag, "--push")
+        call(job, *publishing(job))
 
     def forget(job: Job) -> None:
         remove_tree(store_folder(job.place, name))
@@ -147,9 +156,13 @@ def wain_builder(
             (Path(folder) / "requirements.txt").write_text("")
             call(job, folder, "-o", f"oci:{folder}/layout")
 
-    return Builder(
-        name=name, has_bytecode=has_bytecode, publish=publish, forget=forget, ready=ready, uses_lock=uses_lock
-    )
+    lock = "pylock.toml" if uses_lock else ""
+    return Builder(name=name, has_bytecode=has_bytecode, publish=publish, forget=forget, ready=ready, lock=lock)
+
+
+def publishing(job: Job) -> list[str | Path]:
+    """What a command line of wain says of the project, and of where its image goes."""
+    return [job.project, "-t", job.tag, "--push"]
 
 
 def store_folder(place: Place, name: str) -> Path:
@@ -177,15 +190,33 @@ COPY . .
 CMD ["python", "app.py"]
 """
 
-_UV = """\
+_UV_PIP = """\
+FROM {base}
+COPY --from={uv} /uv /bin/uv
+ARG UV_DEFAULT_INDEX
+ENV UV_LINK_MODE=copy
+WORKDIR /app
+COPY requirements.txt .
+RUN --mount=type=cache,target=/root/.cache/uv uv pip install --system -r requirements.txt
+COPY . .
+CMD ["python", "app.py"]
+"""
+
+# The form of uv's guide for projects: what they need in a layer of its own, from the lock alone, then the project.
+_UV_SYNC = """\
 FROM {base}
 COPY --from={uv} /uv /bin/uv
 ARG UV_DEFAULT_INDEX
 ENV UV_LINK_MODE=copy{env}
 WORKDIR /app
-COPY requirements.txt .
-RUN --mount=type=cache,target=/root/.cache/uv uv pip install --system -r requirements.txt
-COPY . .
+RUN --mount=type=cache,target=/root/.cache/uv \\
+    --mount=type=bind,source=uv.lock,target=uv.lock \\
+    --mount=type=bind,source=pyproject.toml,target=pyproject.toml \\
+    uv sync --locked --no-install-project
+COPY . /app
+RUN --mount=type=cache,target=/root/.cache/uv \\
+    uv sync --locked
+ENV PATH="/app/.venv/bin:$PATH"
 CMD ["python", "app.py"]
 """
 
@@ -205,17 +236,22 @@ def docker_file_of_pip(base: str, *, mount: str = "", flags: str = "") -> str:
     return _PIP.format(base=base, mount=mount, flags=f"{flags} " if flags else "")
 
 
-def docker_uv(name: str, *, has_bytecode: bool, inline_cache: bool = False) -> Builder:
-    """`docker build` with uv and a cache mount, as uv's guide advises.
+def docker_uv_sync(name: str, *, has_bytecode: bool = False, inline_cache: bool = False) -> Builder:
+    """`docker build` with uv's lock and a cache mount, as uv's guide advises.
 
     :param inline_cache: whether the image in the registry is written and read as BuildKit's cache.
     """
     env = " UV_COMPILE_BYTECODE=1" if has_bytecode else ""
 
     def text(job: Job) -> str:
-        return _UV.format(base=job.base, uv=job.place.uv_reference, env=env)
+        return _UV_SYNC.format(base=job.base, uv=job.place.uv_reference, env=env)
 
-    return _docker(name, text, has_bytecode=has_bytecode, inline_cache=inline_cache)
+    return _docker(name, text, has_bytecode=has_bytecode, inline_cache=inline_cache, lock="uv.lock")
+
+
+def docker_uv_pip(name: str) -> Builder:
+    """`docker build` with uv in the place of pip, and a cache mount."""
+    return _docker(name, lambda job: _UV_PIP.format(base=job.base, uv=job.place.uv_reference), has_bytecode=False)
 
 
 def _write_dockerfile(job: Job, text: str) -> Path:
@@ -233,7 +269,9 @@ def _arguments(job: Job) -> list[str]:
     return [word for key, value in values.items() for word in ("--build-arg", f"{key}={value}")]
 
 
-def _docker(name: str, dockerfile: Callable[[Job], str], *, has_bytecode: bool, inline_cache: bool = False) -> Builder:
+def _docker(
+    name: str, dockerfile: Callable[[Job], str], *, has_bytecode: bool, inline_cache: bool = False, lock: str = ""
+) -> Builder:
     def publish(job: Job) -> None:
         options = _arguments(job)
         if inline_cache:
@@ -241,12 +279,12 @@ def _docker(name: str, dockerfile: Callable[[Job], str], *, has_bytecode: bool, 
             options += ["--cache-from", f"{job.tag.rpartition(':')[0]}:latest"]
         path = _write_dockerfile(job, dockerfile(job))
         docker = job.place.docker
-        docker.build(job.project, job.tag, "--file", str(path), *options, timeout_seconds=2400)
-        docker.cli("push", "--quiet", job.tag, timeout_seconds=1200)
+        docker.build(job.project, job.tag, "--file", str(path), *options, timeout_seconds=BUILD_SECONDS)
+        docker.cli("push", "--quiet", job.tag, timeout_seconds=PUSH_SECONDS)
         if inline_cache:
             latest = f"{job.tag.rpartition(':')[0]}:latest"
             docker.cli("tag", job.tag, latest)
-            docker.cli("push", "--quiet", latest)
+            docker.cli("push", "--quiet", latest, timeout_seconds=PUSH_SECONDS)
 
     def forget(job: Job) -> None:
         job.place.docker.prune()
@@ -255,7 +293,7 @@ def _docker(name: str, dockerfile: Callable[[Job], str], *, has_bytecode: bool, 
         for reference in (job.base, job.place.uv_reference):
             job.place.docker.cli("pull", "--quiet", reference)
 
-    return Builder(name=name, has_bytecode=has_bytecode, publish=publish, forget=forget, ready=ready)
+    return Builder(name=name, has_bytecode=has_bytecode, publish=publish, forget=forget, ready=ready, lock=lock)
 
 
 def buildah_pip(name: str, *, flags: str) -> Builder:
@@ -278,9 +316,9 @@ def buildah_pip(name: str, *, flags: str) -> Builder:
         call(
             job, "build", "--layers", "--network=host", "--tls-verify=false", "--quiet", "--tag", job.tag,
             *(f"--ulimit={name}={most}:{most}" for name, most in hard.items()),
-            *_arguments(job), "--file", path, job.project, timeout_seconds=2400,
+            *_arguments(job), "--file", path, job.project, timeout_seconds=BUILD_SECONDS,
         )  # fmt: skip
-        call(job, "push", "--quiet", "--tls-verify=false", job.tag, f"docker://{job.tag}", timeout_seconds=1200)
+        call(job, "push", "--quiet", "--tls-verify=false", job.tag, f"docker://{job.tag}", timeout_seconds=PUSH_SECONDS)
 
     def forget(job: Job) -> None:
         call(job, "rmi", "--all", "--force")
@@ -301,12 +339,13 @@ PIP_NO_COMPILE = docker_pip(
 )
 PIP_PLAIN = docker_pip("docker + pip")
 PIP_MOUNT = docker_pip("docker + pip, cache mount", mount=True)
-UV_PLAIN = docker_uv("docker + uv, cache mount", has_bytecode=False)
-UV_COMPILE = docker_uv("docker + uv, cache mount, bytecode", has_bytecode=True)
-UV_INLINE = docker_uv("docker + uv, cache mount, inline cache", has_bytecode=False, inline_cache=True)
+UV_SYNC = docker_uv_sync("docker + uv sync, cache mount")
+UV_COMPILE = docker_uv_sync("docker + uv sync, cache mount, bytecode", has_bytecode=True)
+UV_INLINE = docker_uv_sync("docker + uv sync, cache mount, inline cache", inline_cache=True)
+UV_PIP = docker_uv_pip("docker + uv pip, cache mount")
 BUILDAH = buildah_pip("buildah + pip --no-cache-dir", flags="--no-cache-dir")
 
 ALL = (
-    WAIN, WAIN_COMPILE, WAIN_UNLOCKED, WAIN_BUILT_IN, PIP_PLAIN, PIP_NO_CACHE, PIP_NO_COMPILE, PIP_MOUNT, UV_PLAIN,
-    UV_COMPILE, UV_INLINE, BUILDAH,
+    WAIN, WAIN_COMPILE, WAIN_UNLOCKED, WAIN_BUILT_IN, PIP_PLAIN, PIP_NO_CACHE, PIP_NO_COMPILE, PIP_MOUNT, UV_SYNC,
+    UV_COMPILE, UV_INLINE, UV_PIP, BUILDAH,
 )  # fmt: skip

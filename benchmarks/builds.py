@@ -9,15 +9,19 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from benchmarks import builders as every
-from benchmarks.builders import Builder, Job, Place
+from benchmarks import stages
+from benchmarks.builders import PUSH_SECONDS, Builder, Job, Place
 from benchmarks.meters import metered
-from benchmarks.scenarios import Scenario, lock_project, resolve, write_project
+from benchmarks.scenarios import PINNED, Scenario, lock_folder, lock_project, resolve, uv_lock_project, write_project
+from benchmarks.turns import STEPS, Cells, Costs, Record, Turn
 from tests.real.machines.places import free_port, remove_tree
 from tests.real.machines.runtime import fetch_page
 from wain.distribution import Access
@@ -25,11 +29,7 @@ from wain.explain import next_pull
 from wain.image import Image
 from wain.transfer import read_image
 
-STEPS = ("cold", "unchanged", "source", "bump", "fresh")
 START_SECONDS = 180
-Record = dict[str, float]
-Cells = dict[str, dict[str, list[Record]]]
-"""Step -> builder -> what each round measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,23 @@ class Prepared:
         target = self.folder / "work"
         remove_tree(target)
         shutil.copytree(self.folder / state, target)
-        self.lock(builder, target, f"{state}-plain")
+        self.lock(builder, target, state)
         return target
 
-    def lock(self, builder: Builder, target: Path, name: str) -> None:
-        if builder.uses_lock:
-            shutil.copy2(self.folder / name / "pylock.toml", target / "pylock.toml")
+    def raise_versions(self, builder: Builder, target: Path) -> None:
+        """Change the versions in a builder's folder to those after the bump."""
+        for name in PINNED:
+            shutil.copy2(self.folder / "after" / name, target / name)
+        self.lock(builder, target, "after")
+
+    def lock(self, builder: Builder, target: Path, state: str, *, layers: bool = False) -> None:
+        """Put a builder's lock into its folder.
+
+        :param layers: whether it names the layers, where it can.
+        """
+        if builder.lock:
+            found = lock_folder(self.folder / state, layers=layers and builder.locks_layers)
+            shutil.copy2(found / builder.lock, target / builder.lock)
 
 
 def prepare(scenario: Scenario, place: Place, say: Callable[[str], None]) -> Prepared:
@@ -66,6 +77,7 @@ def prepare(scenario: Scenario, place: Place, say: Callable[[str], None]) -> Pre
         pins[state] = resolve(scenario, place.front, place.folder / "resolve", before=state == "before")
         write_project(scenario, pins[state], folder / state)
         lock_project(folder / state, place.front, base, store, layers=False)
+        uv_lock_project(folder / state, base, place)
     # Making the layers fetches every wheel, so that no builder waits for the network later.
     for state in ("before", "after"):
         lock_project(folder / state, place.front, base, store, layers=True)
@@ -96,20 +108,7 @@ def measure(
         for step in STEPS:
             if step not in steps and step != "cold":
                 continue
-            if step == "source":
-                with (job.project / "app.py").open("a") as stream:
-                    stream.write("# one line more\n")
-            elif step == "bump":
-                shutil.copy2(prepared.folder / "after/requirements.txt", job.project / "requirements.txt")
-                prepared.lock(builder, job.project, "after-plain")
-            elif step == "fresh":
-                state = "after" if "bump" in steps else "before"
-                prepared.lock(builder, job.project, f"{state}-layers")
-            if step in ("cold", "fresh"):
-                builder.forget(job)
-                # A lock with layers says of the base what must be known of it.
-                if step == "cold" or not builder.uses_lock:
-                    builder.ready(job)
+            _arrange(step, prepared, builder, job, is_bumped="bump" in steps)
             previous, job = job, job.named(f"{repository}:{step}")
             found[step] = _publish(builder, job, previous if step != "cold" else None)
             if step == "cold" and starts:
@@ -121,6 +120,25 @@ def measure(
         remove_tree(job.project)
         place.clear_registry()
     return found
+
+
+def _arrange(step: str, prepared: Prepared, builder: Builder, job: Job, *, is_bumped: bool) -> None:
+    """Change the project and the machine to what a step is about.
+
+    :param is_bumped: whether the step of the bump has been before a fresh machine.
+    """
+    if step == "source":
+        with (job.project / "app.py").open("a") as stream:
+            stream.write("# one line more\n")
+    elif step == "bump":
+        prepared.raise_versions(builder, job.project)
+    elif step == "fresh":
+        prepared.lock(builder, job.project, "after" if is_bumped else "before", layers=True)
+    if step in ("cold", "fresh"):
+        builder.forget(job)
+        # A lock with layers says of the base what must be known of it.
+        if step == "cold" or not builder.locks_layers:
+            builder.ready(job)
 
 
 class _left_out(suppress):  # noqa: N801
@@ -193,7 +211,7 @@ def _unpacked_bytes(blob: Path) -> int:
 def _first_answer(job: Job) -> float:
     """Seconds from `docker run` until the page answers. The image is in Docker's store before."""
     docker, port = job.place.docker, free_port()
-    docker.cli("pull", "--quiet", job.tag, timeout_seconds=600)
+    docker.cli("pull", "--quiet", job.tag, timeout_seconds=PUSH_SECONDS)
     began = time.monotonic()
     with docker.serve(job.tag, options=["--env", f"PORT={port}"]) as container:
         try:
@@ -205,66 +223,6 @@ def _first_answer(job: Job) -> float:
     return taken
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """What one pass over a scenario does: these builders, with these steps each."""
-
-    scenario: Scenario
-    builders: Mapping[str, tuple[str, ...]]
-    """Builder's name -> steps."""
-    starts: int = 0
-    """How often each image is started, for the time to its first answer; the least is kept."""
-
-
-def short_turns() -> list[Turn]:
-    """What the short form does, the most telling first: repetitions are left out where time runs out."""
-    from benchmarks.scenarios import DATA, ML, WEB
-
-    cold: tuple[str, ...] = ("cold",)
-    ends = {every.WAIN: STEPS, every.UV_PLAIN: STEPS}
-    pip = {every.PIP_NO_CACHE: cold, every.PIP_NO_COMPILE: cold}
-    web = {**ends, **dict.fromkeys((every.WAIN_BUILT_IN, every.PIP_PLAIN, every.PIP_NO_COMPILE), cold)}
-    others = {
-        every.WAIN: cold,
-        **{builder: cold for builder in every.ALL if builder not in web},
-        every.PIP_MOUNT: ("cold", "bump"),
-        every.UV_INLINE: ("cold", "fresh"),
-    }
-    telling = dict.fromkeys((every.WAIN, *pip, every.UV_PLAIN), cold)
-    ml = {every.WAIN: STEPS, every.PIP_NO_CACHE: cold, every.UV_PLAIN: ("cold", "source")}
-    return [
-        _turn(DATA, {**ends, **pip, every.WAIN_COMPILE: cold}, starts=1),
-        _turn(WEB, web, starts=1),
-        _turn(ML, ml),
-        _turn(WEB, others, starts=1),
-        _turn(DATA, {**telling, **ends}),
-        _turn(DATA, telling),
-        _turn(ML, dict.fromkeys(ml, cold)),
-    ]
-
-
-def full_turns(*, rounds: int = 5, large_rounds: int = 1) -> list[Turn]:
-    """Every builder with every step of every scenario."""
-    from benchmarks.scenarios import ALL
-
-    return [
-        _turn(scenario, dict.fromkeys(every.ALL, STEPS), starts=2 if number == 0 else 0)
-        for scenario in ALL
-        for number in range(large_rounds if scenario.is_large else rounds)
-    ]
-
-
-def large_turns() -> list[Turn]:
-    """The large scenarios by wain alone."""
-    from benchmarks.scenarios import ALL
-
-    return [_turn(scenario, {every.WAIN: STEPS}) for scenario in ALL if scenario.is_large]
-
-
-def _turn(scenario: Scenario, steps: Mapping[Builder, tuple[str, ...]], *, starts: int = 0) -> Turn:
-    return Turn(scenario=scenario, builders={item.name: kinds for item, kinds in steps.items()}, starts=starts)
-
-
 class Builds:
     """Carries turns out and keeps what they measured."""
 
@@ -274,15 +232,19 @@ class Builds:
         self.scenarios: dict[str, dict[str, object]] = {}
         self.cells: dict[str, Cells] = {}
         self.failures: list[str] = []
+        self.costs = Costs()
+        self.preparing_seconds = 0.0
+        """What resolving, locking and filling the index's front took."""
         self._prepared: dict[str, Prepared | None] = {}
         self._rounds: dict[str, int] = {}
 
     def prepared(self, scenario: Scenario) -> Prepared | None:
         """The scenario, ready; None where that failed, which is told once."""
         if scenario.name not in self._prepared:
+            began = time.monotonic()
             try:
                 made = prepare(scenario, self.place, self.say)
-            except (Exception, SystemExit) as error:
+            except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
                 self._failed(f"{scenario.name}: {error}")
                 self._prepared[scenario.name] = None
             else:
@@ -294,6 +256,7 @@ class Builds:
                     "bump": made.bump,
                     "pins": (made.folder / "after/requirements.txt").read_text().split(),
                 }
+            self.preparing_seconds += time.monotonic() - began
         return self._prepared[scenario.name]
 
     def carry_out(self, turn: Turn) -> None:
@@ -305,40 +268,42 @@ class Builds:
         cells = self.cells.setdefault(turn.scenario.name, {})
         number = self._rounds[turn.scenario.name] = self._rounds.get(turn.scenario.name, 0) + 1
         for name, steps in turn.builders.items():
+            began = time.monotonic()
             try:
                 found = measure(prepared, known[name], self.place, steps=steps, starts=turn.starts, say=self.say)
             except Exception as error:
                 self._failed(f"{turn.scenario.name}, {name}: {error}")
+                self.costs.forget(turn.scenario.name, name)
                 continue
+            self.costs.add(turn.scenario.name, name, found, time.monotonic() - began)
             for step, record in found.items():
                 cells.setdefault(step, {}).setdefault(name, []).append({**record, "round": number})
 
-    def profile(self, scenario: Scenario) -> dict[str, object]:
-        """Where the seconds of two of wain's builds go, a cold one and one with a line of source more, by their names;
-        empty where that cannot be had, which is told.
-        """
-        from benchmarks import micro
+    def profile(self, scenario: Scenario, *, rounds: int) -> dict[str, stages.Profile]:
+        """Where the seconds of each of wain's steps go, by their names; empty where that cannot be had, which is told.
 
+        :param rounds: how often the steps are gone through; of each step the pass that took the median is told.
+        """
         prepared = self.prepared(scenario)
         if prepared is None:
             return {}
-        project = prepared.copy(every.WAIN, "before")
-        tag = f"{self.place.registry.host}/bench/profile-{scenario.name}:1"
-        job = Job(place=self.place, project=project, base=prepared.base, tag=tag)
+        builder = every.WAIN
+        found: dict[str, list[stages.Profile]] = {}
         try:
-            every.WAIN.forget(job)
-            every.WAIN.ready(job)
-            store = every.store_folder(self.place, every.WAIN.name)
-            found: dict[str, object] = {}
-            for step in ("cold", "source"):
-                if step == "source":
-                    with (project / "app.py").open("a") as stream:
-                        stream.write("# one line more\n")
-                found[f"{scenario.name}, {step}"] = micro.profile(self.place.front, prepared.base, project, tag, store)
-            return found
+            for _ in range(rounds):
+                repository = f"{self.place.registry.host}/bench/profile-{scenario.name}"
+                project = prepared.copy(builder, "before")
+                for step in STEPS:
+                    job = Job(place=self.place, project=project, base=prepared.base, tag=f"{repository}:{step}")
+                    _arrange(step, prepared, builder, job, is_bumped=True)
+                    store = every.store_folder(self.place, builder.name)
+                    words = ["build", "-q", "--base", job.base, "--cache-dir", store, *every.publishing(job)]
+                    taken = stages.profile(words, self.place.front.pip_env)
+                    found.setdefault(f"{scenario.name}, {step}", []).append(taken)
+                self.place.clear_registry()
         except Exception as error:
             self._failed(f"{scenario.name}, profile: {error}")
-            return {}
+        return {name: stages.middle(profiles) for name, profiles in found.items()}
 
     def _failed(self, text: str) -> None:
         # The document keeps what and why; commands and their folders are on the screen.

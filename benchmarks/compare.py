@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results import Document, numbers
+from benchmarks.results import RENAMED, Document, builders_of, numbers, with_names_of_today
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.json"
 _LEAST = {"seconds": 0.05, "bytes": 4096}
@@ -49,6 +50,23 @@ def worse(old: Document, new: Document, *, threshold: float) -> list[Change]:
     ]
 
 
+def told_apart(old: Document, new: Document) -> Iterator[str]:
+    """What cannot be compared, and why: builders under another name, and what only one of the documents has."""
+    for before, after in RENAMED.items():
+        if before in builders_of(old) and after in builders_of(new):
+            yield f"renamed: {before} is {after} now"
+    had, has = (builders_of(with_names_of_today(document)) for document in (old, new))
+    for builder in sorted(had - has):
+        yield f"only before: {builder}"
+    for builder in sorted(has - had):
+        yield f"only after: {builder}"
+    before_names, after_names = ({name for name, _ in numbers(document)} for document in (old, new))
+    for which, names in (("before", before_names - after_names), ("after", after_names - before_names)):
+        if names:
+            shown = "; ".join(sorted(names)[:3])
+            yield f"only {which}: {len(names)} numbers of wain, such as {shown}"
+
+
 def _least(name: str) -> float:
     if name.endswith(("each", "a file")):
         return 0.0
@@ -74,6 +92,8 @@ def main() -> int:
     for which, document in (("before", old), ("after", new)):
         machine = document.get("machine", {})
         print(f"{which}: {machine.get('cpu')}, {machine.get('cores')} cores, Python {machine.get('python')}")
+    for line in told_apart(old, new):
+        print(line)
     found = worse(old, new, threshold=args.threshold)
     for change in found:
         print(change)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.goals import UV, UV_PIP, Goal, Records, goals
 from benchmarks.installs import times
 from benchmarks.plots import Bar, Group, chart
-from benchmarks.results import Document, median, ratios
-
-Records = Sequence[Mapping[str, float]]
+from benchmarks.results import Document, builders_of, median, ratios, with_names_of_today
+from benchmarks.stages import Profile, floor_of
 
 STEPS = {
     "cold": "cold build: the base is at hand, pulled or read before, and nothing else",
@@ -20,24 +20,27 @@ STEPS = {
     "bump": "one distribution bumped",
     "fresh": "a fresh machine, the same image in the registry",
 }
-_UV = "docker + uv, cache mount"
-_STEP_TIMES = {"bump": 8.0, "source": 5.0, "fresh": 15.0}
-"""How many times as fast as docker with uv the later steps should be."""
 _INTRODUCTION = """\
 # Benchmarks
 
 Made by `make bench`; do not edit. Every number of the builders comes from one run, in which they took turns (A B C,
 A B C). All of them take the same versions from the same loopback front of a package index, build on the same base,
-and are timed until a registry on loopback has the image. Min, median and max are of the rounds; *times* is how many
+and are timed until a registry on loopback has the image. Min, median and max are of *n* rounds; *times* is how many
 times as long as wain it took, the median of the ratios pair by pair within a round. CPU is the processor time of all
 processes, daemons and containers included, but not of index and registry. Memory is the most anonymous memory of
 those processes at one time, beyond what daemons held before. *Pull* is what a node fetches that has the image of the
-step before, with containerd's store and with Docker's classic one."""
+step before, with containerd's store and with Docker's classic one. The first answer is of the first round, the best of
+its starts."""
 _UNFAIR = """\
 ## What is unfair to whom
 
-- To all but wain: wain reads a lock with hashes (`pylock.toml`), made before the clock starts, as its users have it.
-  pip and uv read requirements where all is pinned, and resolve them again. `wain, no lock` reads those too.
+- To pip and `uv pip`: wain reads a lock with hashes (`pylock.toml`) and `uv sync` its own (`uv.lock`), made of the same
+  pins before the clock starts, as their users have them. pip and `uv pip` read requirements where all is pinned, and
+  resolve them again; they check no hashes. `wain, no lock` reads those too.
+- To `uv sync`: its Dockerfile is the one that its guide has for projects, whose second `uv sync` runs on every change
+  of the source. A project that is no package, as these are, has nothing to install then, and `uv pip`, after which
+  nothing runs, is faster there. Where it is the faster of the two, the table above says so.
+- To wain: a project that is a package would have a wheel built and installed by all; here nobody builds one.
 - To docker and buildah: the index and the registry are on loopback, so downloads, at which wain is not faster than
   uv, weigh less than on most networks. Fewer bytes to the registry, where wain gains, weigh less too.
 - To docker: it unpacks what it builds into its store and can run it at once. wain hands the image to the registry only.
@@ -49,7 +52,7 @@ _UNFAIR = """\
 - To docker: "the base is at hand" means that docker has pulled it and wain has built something on it, so that what it
   must know of the base is remembered. On a fresh machine wain takes that from the lock.
 - To pip: as most people write it, it keeps its cache in the image. That is what the row is there to show.
-- To uv: with `UV_LINK_MODE=copy`, as its guide has it for cache mounts; its Python runs in the same base.
+- To uv: with `UV_LINK_MODE=copy`, as its guide has it for cache mounts; its Python is the base's.
 - The registry, the index and the builders share the machine's cores, which slows everyone about alike."""
 
 
@@ -99,12 +102,14 @@ def _groups(cells: Mapping[str, Mapping[str, Records]], key: str, unit: float, s
 
 def text_of(document: Document) -> str:
     """The Markdown."""
+    document = with_names_of_today(document)
     parts = document["parts"]
     blocks = [_INTRODUCTION, *_machine(document), *_goals(document)]
     if builds := parts.get("builds"):
         for name, cells in builds.get("cells", {}).items():
             blocks += _scenario(name, builds.get("scenarios", {}).get(name, {}), cells)
-    blocks += [*_large(parts), *_splice(parts), *_sizes(parts), *_small(parts), *_audit(parts), *_profile(parts)]
+    blocks += [*_large(parts), *_splice(parts), *_sizes(parts), *_small(parts), *_example(parts), *_audit(parts)]
+    blocks += _profile(parts)
     blocks.append(_UNFAIR)
     blocks += _failures(parts)
     return "\n\n".join(blocks) + "\n"
@@ -131,172 +136,74 @@ def _machine(document: Document) -> Iterator[str]:
 
 
 def _goals(document: Document) -> Iterator[str]:
-    rows = [row for row in goals(document) if row is not None]
-    if not rows:
+    found = list(goals(document))
+    if not found:
         return
     yield "## What wain aims at"
-    lines = ["| Aim | Wanted | Measured | |", "| --- | --- | --- | --- |"]
+    lines = ["| Aim | Wanted | Measured | n | |", "| --- | --- | --- | ---: | --- |"]
     lines += [
-        f"| {what} | {wanted} | {found} | {'holds' if holds else '**missed**'} |" for what, wanted, found, holds in rows
+        f"| {goal.what} | {goal.wanted} | {goal.measured} | {goal.rounds} | {'holds' if goal.holds else '**missed**'} |"
+        for goal in found
     ]
     yield "\n".join(lines)
-    yield from _why_steps_are_missed(document["parts"])
+    yield "What is measured is the median of *n* rounds."
+    yield from _lacking(document)
+    yield from _why_steps_are_missed(document["parts"], found)
 
 
-def _why_steps_are_missed(parts: Mapping[str, Any]) -> Iterator[str]:
-    """Of steps that take wain less than a second and miss their aim: what of it is left to save."""
-    builds = parts.get("builds", {})
-    start = parts.get("startup", {}).get("seconds", {}).get("python -c pass")
-    profile = next((told for name, told in builds.get("profiles", {}).items() if name.endswith(", source")), None)
-    missed = []
-    for scenario, cells in builds.get("cells", {}).items():
-        for step, factor in _STEP_TIMES.items():
-            ours, theirs = (median(cells.get(step, {}).get(name, ()), "seconds") for name in ("wain", _UV))
-            if ours and theirs and ours < 1 and ours * factor > theirs:
-                missed.append(f"{scenario}, {step}: {ours:.2f} s, and {theirs / factor:.2f} s are wanted")
-    if missed and profile and start:
-        share = profile["stages"]["imports"] / profile["seconds"]
+def _lacking(document: Document) -> Iterator[str]:
+    """What this document lacks of what the command measures now."""
+    builds = document["parts"].get("builds")
+    if builds is None:
+        return
+    lacking = [name for name in (UV, UV_PIP) if name not in builders_of(document)]
+    if not _profiles(document["parts"]):
+        lacking.append("where the seconds of each step go")
+    if lacking:
         yield (
-            f"Where docker itself needs little, these miss their aims: {'; '.join(missed)}. docker has a daemon that"
-            f" runs. Python alone takes {statistics.median(start):.2f} s to start, and loading the modules that a build"
-            f" needs is {share:.0%} of one that changes a line of source, by the profile below."
+            f"The numbers of {builds.get('at')} are of an earlier form of this command, and lack: {'; '.join(lacking)}."
         )
 
 
-def goals(document: Document) -> Iterator[tuple[str, str, str, bool]]:
-    """What is aimed at, what is wanted and measured, and whether it holds; what was not measured is left out."""
-    parts = document["parts"]
-    cells = parts.get("builds", {}).get("cells", {})
-    cold = {"docker + pip --no-cache-dir": 6.0, _UV: 3.0}
-    for scenario in ("data", "ml"):
-        for other, wanted in cold.items():
-            yield from _times(cells, scenario, "cold", other, wanted)
-    for other, wanted in {"docker + pip --no-cache-dir --no-compile": 2.5}.items():
-        yield from _times(cells, "data", "cold", other, wanted)
-    for scenario in cells:
-        for step, wanted in _STEP_TIMES.items():
-            yield from _times(cells, scenario, step, _UV, wanted)
-    for scenario in cells:
-        ours = cells[scenario].get("unchanged", {}).get("wain", ())
-        if (found := median(ours, "seconds")) is not None:
-            yield f"{scenario}, nothing changed, from a lock", "at most 0.5 s", f"{found:.2f} s", found <= 0.5
-        fresh = cells[scenario].get("fresh", {}).get("wain", ())
-        if (found := median(fresh, "seconds")) is not None:
-            asked, up = median(fresh, "index_requests") or 0, median(fresh, "registry_bytes") or 0
-            yield (
-                f"{scenario}, a fresh machine with a lock that names layers",
-                "1.5 s, no request to the index, 200 KB up",
-                f"{found:.2f} s, {asked:.0f} requests, {up / 1e3:.1f} KB",
-                found <= 1.5 and asked == 0 and up <= 200_000,
+def _profiles(parts: Mapping[str, Any]) -> dict[str, Profile]:
+    found: Mapping[str, Profile] = parts.get("builds", {}).get("profiles", {})
+    return {name: profile for name, profile in found.items() if "awaited" in profile}
+
+
+def _why_steps_are_missed(parts: Mapping[str, Any], found: Sequence[Goal]) -> Iterator[str]:
+    """Of steps that miss an aim: what of them is Python's start, loading and answers, and what most of the rest is."""
+    profiles = _profiles(parts)
+    wanted: dict[tuple[str, str], float] = {}
+    for goal in found:
+        if goal.step is not None and not goal.holds:
+            scenario, step, seconds = goal.step
+            wanted[scenario, step] = min(seconds, wanted.get((scenario, step), seconds))
+    told = []
+    for (scenario, step), seconds in wanted.items():
+        ours = median(parts["builds"]["cells"][scenario].get(step, {}).get("wain", ()), "seconds")
+        line = f"- {scenario}, {STEPS[step].partition(':')[0]}: {ours:.2f} s, where {seconds:.2f} s are wanted."
+        if profile := profiles.get(f"{scenario}, {step}"):
+            floor = floor_of(profile)
+            least = sum(floor.values())
+            start, imports, answers = floor.values()
+            line += (
+                f" Of {profile['seconds']:.2f} s in the profile below Python's start is {start:.2f} s, loading modules"
+                f" {imports:.2f} s, and waiting for {profile['requests']} answers {answers:.2f} s: together"
+                f" {least:.2f} s, {least / profile['seconds']:.0%}"
             )
-        bump = cells[scenario].get("bump", {}).get("wain", ())
-        sent, pulled = median(bump, "registry_bytes"), median(bump, "pull_containerd_bytes")
-        if sent is not None and pulled is not None:
-            extra = sent - pulled
-            yield (
-                f"{scenario}, bytes to the registry for a bump, beyond its layers", "at most 60 KB",
-                f"{extra / 1e3:.1f} KB", extra <= 60_000,
-            )  # fmt: skip
-        yield from _image_sizes(cells, scenario)
-    if splice := parts.get("splice"):
-        times = splice["gzip_seconds"] / splice["splice_seconds"]
+            if least > seconds:
+                line += ", more than the aim leaves."
+            else:
+                own = {stage: taken for stage, taken in profile["stages"].items() if stage not in floor}
+                most = max(own, key=lambda stage: own[stage])
+                line += f"; most of the rest is *{most}* with {own[most]:.2f} s."
+        told.append(line)
+    if told:
         yield (
-            f"{_short(splice['wheel'])} to a layer, against gzip -6",
-            "10 times as fast",
-            f"{times:.1f} times",
-            times >= 10,
+            "Steps that miss an aim, in seconds. docker has a daemon that runs; wain starts Python, loads what it needs"
+            " and asks the registry each time:"
         )
-        share = splice["limit_seconds"] / splice["splice_seconds"]
-        yield (
-            f"{_short(splice['wheel'])} to a layer, share of this machine's limit",
-            "0.6",
-            f"{share:.2f}",
-            share >= 0.6,
-        )
-        for key, what in (("anonymous_bytes", _short(splice["wheel"])), ("anonymous_bytes_700", "a wheel of 700 MB")):
-            size = splice[key] / 2**20
-            yield f"anonymous memory, {what}", "at most 250 MiB", f"{size:.0f} MiB", size <= 250
-    for scenario, steps in parts.get("large", {}).get("cells", {}).items():
-        found = median(steps.get("cold", {}).get("wain", ()), "anonymous_bytes")
-        if found is not None:
-            size = found / 2**20
-            yield f"anonymous memory, {scenario}, whole cold build", "at most 250 MiB", f"{size:.0f} MiB", size <= 250
-    most = [median(steps.get("cold", {}).get("wain", ()), "anonymous_bytes") for steps in cells.values()]
-    if known := [value for value in most if value is not None]:
-        yield (
-            "anonymous memory, whole cold builds", "at most 250 MiB", f"{max(known) / 2**20:.0f} MiB",
-            max(known) <= 250 * 2**20,
-        )  # fmt: skip
-    if rows := parts.get("sizes", {}).get("layers"):
-        total = sum(row["layer_bytes"] for row in rows) / sum(row["gzip_bytes"] for row in rows)
-        largest = max(row["layer_bytes"] / row["gzip_bytes"] for row in rows)
-        yield f"{len(rows)} layers, sum against gzip -6", "at most 1.01", f"{total:.4f}", total <= 1.01
-        yield f"{len(rows)} layers, the worst against gzip -6", "at most 1.06", f"{largest:.4f}", largest <= 1.06
-    if taken := parts.get("startup", {}).get("seconds", {}).get("wain --version"):
-        found = statistics.median(taken)
-        yield "`wain --version`", "at most 0.15 s", f"{found:.3f} s", found <= 0.15
-    if unchanged := parts.get("unchanged"):
-        found, asked = statistics.median(unchanged["seconds"]), unchanged["index_requests"]
-        holds = found <= 0.5 and asked == 0
-        yield (
-            "a second build from a lock, to an archive",
-            "0.5 s, no request",
-            f"{found:.2f} s, {asked} requests",
-            holds,
-        )
-    for source, taken in parts.get("install", {}).get("seconds", {}).items():
-        found = times(taken["pip"], taken["wain"])
-        yield (
-            f"`wain install` with a full cache, {source}, against pip",
-            "4 times as fast",
-            f"{found:.1f} times",
-            found >= 4,
-        )
-    start = cells.get("data", {}).get("cold", {})
-    with_code, without = (median(start.get(name, ()), "first_answer_seconds") for name in ("wain --compile", "wain"))
-    if with_code and without:
-        share = with_code / without
-        yield "data, first answer with --compile, share of without", "0.5", f"{share:.2f}", share <= 0.5
-    if speed := parts.get("audit", {}).get("speed"):
-        found = 1000 / speed["wain"]
-        yield "1,000 Dockerfiles audited on one core", "at most 5 s", f"{found:.2f} s", found <= 5
-
-
-def _times(
-    cells: Mapping[str, Any], scenario: str, step: str, other: str, wanted: float
-) -> Iterator[tuple[str, str, str, bool]]:
-    found = cells.get(scenario, {}).get(step, {})
-    times = ratios(found.get("wain", ()), found.get(other, ()), "seconds")
-    if times:
-        middle = statistics.median(times)
-        yield (
-            f"{scenario}, {step}, against {other}",
-            f"{wanted:g} times as fast",
-            f"{middle:.1f} times",
-            middle >= wanted,
-        )
-
-
-def _image_sizes(cells: Mapping[str, Any], scenario: str) -> Iterator[tuple[str, str, str, bool]]:
-    cold = cells[scenario].get("cold", {})
-    ours = median(cold.get("wain", ()), "image_bytes")
-    bare = median(cold.get("docker + pip --no-cache-dir --no-compile", ()), "image_bytes")
-    plain = median(cold.get("docker + pip", ()), "image_bytes")
-    if ours and bare:
-        share = ours / bare
-        yield (
-            f"{scenario}, compressed size against pip --no-cache-dir --no-compile", "at most 1.01", f"{share:.3f}",
-            share <= 1.01,
-        )  # fmt: skip
-    if ours and plain and scenario == "web":
-        built_in = median(cold.get("wain, no lock, own base", ()), "image_bytes")
-        if built_in:
-            share = built_in / plain
-            yield "web, on wain's own base, against slim-like base + pip", "at most 0.5", f"{share:.2f}", share <= 0.5
-
-
-def _short(filename: str) -> str:
-    return "-".join(filename.split("-")[:2])
+        yield "\n".join(told)
 
 
 def _scenario(name: str, told: Mapping[str, Any], cells: Mapping[str, Mapping[str, Records]]) -> Iterator[str]:
@@ -329,7 +236,15 @@ _COLUMNS = (
 
 def _table(step: str, rows: Mapping[str, Records]) -> str:
     columns = [column for column in _COLUMNS if any(column[0] in record for each in rows.values() for record in each)]
-    names = ["Builder", "min / median / max, s", "times", "CPU, s", "memory, MiB", *(column[1] for column in columns)]
+    names = [
+        "Builder",
+        "n",
+        "min / median / max, s",
+        "times",
+        "CPU, s",
+        "memory, MiB",
+        *(column[1] for column in columns),
+    ]
     lines = [f"| {' | '.join(names)} |", "| --- |" + " ---: |" * (len(names) - 1)]
     ours = rows.get("wain", ())
     for builder, records in rows.items():
@@ -337,6 +252,7 @@ def _table(step: str, rows: Mapping[str, Records]) -> str:
         times = ratios(ours, records, "seconds")
         cells = [
             builder + (" *" if _has_bytecode(builder) else ""),
+            str(len(records)),
             f"{min(seconds):.2f} / {statistics.median(seconds):.2f} / {max(seconds):.2f}",
             f"{statistics.median(times):.1f}" if times else "",
             _shown(median(records, "cpu_seconds"), 1.0, 2),
@@ -348,7 +264,7 @@ def _table(step: str, rows: Mapping[str, Records]) -> str:
 
 
 def _has_bytecode(builder: str) -> bool:
-    return builder.endswith(("--compile", "bytecode")) or ("pip" in builder and "--no-compile" not in builder)
+    return builder.endswith(("--compile", "bytecode")) or ("+ pip" in builder and "--no-compile" not in builder)
 
 
 def _shown(value: float | None, unit: float, places: int) -> str:
@@ -473,24 +389,44 @@ def _audit(parts: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _profile(parts: Mapping[str, Any]) -> Iterator[str]:
-    if not (found := parts.get("builds", {}).get("profiles")):
+def _example(parts: Mapping[str, Any]) -> Iterator[str]:
+    if not (found := parts.get("example")):
         return
-    yield "## Where a build's time goes"
-    for name, told in found.items():
-        whole = told["seconds"]
-        rest = whole - sum(told["stages"].values())
-        lines = [
-            (
-                f"{name}, {whole:.2f} s under a profiler, which slows Python's own work; what the main thread did or"
-                " waited for (threads inflate and transfer meanwhile; modules that a stage imports count in both):"
-            ),
-            "",
-            "| | seconds | share |",
-            "| --- | ---: | ---: |",
-        ]
-        stages = {**dict(sorted(told["stages"].items(), key=lambda item: -item[1])), "the rest": max(rest, 0.0)}
-        lines += [f"| {stage} | {taken:.2f} | {taken / whole:.0%} |" for stage, taken in stages.items()]
+    yield "## `examples/ml`, cold, to an image on this machine"
+    lines = ["| Builder | n | median, s | times |", "| --- | ---: | ---: | ---: |"]
+    for builder, taken in found["seconds"].items():
+        ratio = times(taken, found["seconds"]["wain"])
+        lines.append(f"| {builder} | {len(taken)} | {statistics.median(taken):.2f} | {ratio:.1f} |")
+    yield "\n".join(lines)
+
+
+def _profile(parts: Mapping[str, Any]) -> Iterator[str]:
+    profiles = _profiles(parts)
+    by_scenario: dict[str, dict[str, Profile]] = {}
+    for name, profile in profiles.items():
+        scenario, _, step = name.partition(", ")
+        by_scenario.setdefault(scenario, {})[step] = profile
+    if by_scenario:
+        yield "## Where a step's time goes"
+        yield (
+            "What wain's main thread did or waited for, in seconds by the clock, from the start of the process to its"
+            " end. A stage that begins in another takes the time from it, so each column adds up to its first row."
+            " Threads inflate and transfer meanwhile. *Answers awaited* is no stage: it is in how many of the seconds"
+            " some thread waited for an answer of the registry or the index, and nothing was loaded."
+        )
+    for scenario, steps in by_scenario.items():
+        stages: dict[str, float] = {}
+        for profile in steps.values():
+            for stage, seconds in profile["stages"].items():
+                stages[stage] = stages.get(stage, 0.0) + seconds / profile["seconds"]
+        rows = {"**in all**": [profile["seconds"] for profile in steps.values()]}
+        for stage in sorted(stages, key=lambda stage: -stages[stage]):
+            if stages[stage] >= 0.001:
+                rows[stage] = [profile["stages"].get(stage, 0.0) for profile in steps.values()]
+        rows["*answers awaited*"] = [profile["awaited"] for profile in steps.values()]
+        lines = [f"| {scenario} | {' | '.join(steps)} |", "| --- |" + " ---: |" * len(steps)]
+        lines += [f"| {row} | {' | '.join(f'{taken:.3f}' for taken in values)} |" for row, values in rows.items()]
+        lines.append(f"| *requests* | {' | '.join(str(profile['requests']) for profile in steps.values())} |")
         yield "\n".join(lines)
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 Document = dict[str, Any]
 FORMAT = 1
+RENAMED = {"docker + uv, cache mount": "docker + uv pip, cache mount"}
+"""Builders by the name that earlier documents have for them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class Results:
             document = json.loads(path.read_text())
         if document.get("format") != FORMAT:
             document = {"format": FORMAT, "parts": {}}
+        document = with_names_of_today(document)
         return cls(path=path, document=document)
 
     def put(self, part: str, value: Mapping[str, Any], *, form: str, failures: Sequence[str] = ()) -> None:
@@ -54,6 +57,28 @@ class Results:
     def part(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.document.get("parts", {}).get(name, {})
         return found
+
+
+def with_names_of_today(document: Document) -> Document:
+    """A document with its builders named as they are now; those that there are no more stay as they were."""
+    parts = dict(document.get("parts", {}))
+    for name in ("builds", "large"):
+        if cells := parts.get(name, {}).get("cells"):
+            renamed = {
+                scenario: {
+                    step: {RENAMED.get(builder, builder): records for builder, records in builders.items()}
+                    for step, builders in steps.items()
+                }
+                for scenario, steps in cells.items()
+            }
+            parts[name] = {**parts[name], "cells": renamed}
+    return {**document, "parts": parts}
+
+
+def builders_of(document: Document) -> set[str]:
+    """The names of all builders that were measured."""
+    cells = document.get("parts", {}).get("builds", {}).get("cells", {})
+    return {builder for steps in cells.values() for builders in steps.values() for builder in builders}
 
 
 def machine() -> dict[str, Any]:

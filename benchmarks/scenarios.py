@@ -5,10 +5,14 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from uv import find_uv_bin
+
+from benchmarks.builders import Place
 from tests.real.machines.index_front import IndexFront
 from tests.real.machines.processes import run
 
@@ -185,8 +189,6 @@ def resolve(scenario: Scenario, front: IndexFront, folder: Path, *, before: bool
 
 
 def _compile(scenario: Scenario, front: IndexFront, folder: Path, requirements: Sequence[str]) -> tuple[str, ...]:
-    from uv import find_uv_bin
-
     source = folder / "requirements.in"
     source.write_text("\n".join(requirements) + "\n")
     told = run(
@@ -202,27 +204,68 @@ def _compile(scenario: Scenario, front: IndexFront, folder: Path, requirements: 
     return tuple(line.strip() for line in told.split("\n") if "==" in line)
 
 
+PINNED = ("requirements.txt", "pyproject.toml")
+"""The files of a project that say which versions it has; a bump changes both."""
+
+
 def write_project(scenario: Scenario, pins: Sequence[str], folder: Path) -> None:
-    """The project's files: page, pinned requirements, and what wain is told."""
+    """The project's files: page, and the pins twice, as requirements and as a project's dependencies."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "app.py").write_text(scenario.page)
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n")
-    (folder / "pyproject.toml").write_text("[tool.wain]\nports = [8000]\n")
+    (folder / "pyproject.toml").write_text(pyproject_of(scenario, pins))
 
 
-def lock_project(project: Path, front: IndexFront, base: str, store: Path, *, layers: bool) -> Path:
-    """The lock of a project, beside it: `pylock.toml`, or `layers.toml` with the layers' digests."""
-    output = project.parent / f"{project.name}-{'layers' if layers else 'plain'}" / "pylock.toml"
-    output.parent.mkdir(exist_ok=True)
+def pyproject_of(scenario: Scenario, pins: Sequence[str]) -> str:
+    """A project that is no package: it has an app.py to run and nothing to build."""
+    dependencies = "".join(f'    "{pin}",\n' for pin in pins)
+    return f"""\
+[project]
+name = "{scenario.name}"
+version = "1"
+requires-python = "=={scenario.python}.*"
+dependencies = [
+{dependencies}]
+
+[tool.uv]
+environments = ["sys_platform == 'linux' and platform_machine == '{platform.machine()}'"]
+
+[tool.wain]
+ports = [8000]
+"""
+
+
+def lock_folder(project: Path, *, layers: bool = False) -> Path:
+    """Where the locks of a project are, beside it, so that each builder gets its own alone; made if missing."""
+    folder = project.with_name(f"{project.name}-{'layers' if layers else 'plain'}")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def uv_lock_project(project: Path, base: str, place: Place) -> None:
+    """`uv.lock` of a project, made by uv in a container of the base: with its Python, and for it alone."""
+    with tempfile.TemporaryDirectory(dir=project.parent) as name:
+        shutil.copy2(project / "pyproject.toml", name)
+        options = [
+            f"--volume={name}:/app", f"--volume={place.uv_program}:/bin/uv:ro", "--workdir=/app",
+            f"--volume={place.folder / 'resolve/uv-cache'}:/root/.cache/uv",
+            f"--env=UV_DEFAULT_INDEX={place.front.url}",
+        ]  # fmt: skip
+        place.docker.run(base, "uv", "lock", "--quiet", options=options, timeout_seconds=900)
+        shutil.copy2(Path(name) / "uv.lock", lock_folder(project))
+
+
+def lock_project(project: Path, front: IndexFront, base: str, store: Path, *, layers: bool) -> None:
+    """The `pylock.toml` of a project, with its layers' digests or without."""
+    output = lock_folder(project, layers=layers) / "pylock.toml"
     if layers:
         # What the lock says is kept; only the layers are added to it.
-        shutil.copy2(project.parent / f"{project.name}-plain" / "pylock.toml", output)
+        shutil.copy2(lock_folder(project) / "pylock.toml", output)
     run(
         [
             Path(sys.executable).parent / "wain", "lock", project, "-o", output, "--base", base, "-q",
             "--cache-dir", store, *(["--layers"] if layers else []),
         ],
         env=front.pip_env,
-        timeout_seconds=600,
+        timeout_seconds=1200,
     )  # fmt: skip
-    return output
