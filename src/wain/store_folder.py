@@ -92,7 +92,8 @@ class Leases:
         self._path = path
         self._shared: set[str] = set()
         self._fd = self._open()
-        self.working = sys.platform != "win32" and self._try(self._fd, "write", 0)
+        # A lock that any number may have at once: others try the same at this moment.
+        self.working = sys.platform != "win32" and self._try(self._fd, "read", 0)
         if self.working:
             self._try(self._fd, "none", 0)
 

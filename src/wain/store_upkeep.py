@@ -495,9 +495,8 @@ def _is_sound(blob: StoredBlob) -> bool:
             # Somebody may have put a sound one in its place meanwhile.
             here, there = os.fstat(stream.fileno()), blob.path.stat()
             if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
+                # Its labels stay: whoever puts it again at this moment has found them.
                 blob.path.unlink()
-                for label in blob.labels:
-                    blob.path.with_name(label).unlink(missing_ok=True)
         return False
     except FileNotFoundError:
         return True

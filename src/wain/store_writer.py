@@ -48,7 +48,6 @@ class BlobWriter:
         self._hash = hashlib.sha256()
         self._hashed = 0
         self._resumes = resumes
-        self._done = False
         self.present = False
         """Whether the store has the blob already (for `partial`)."""
         raw = _NewFile(store, resumes)
@@ -125,14 +124,11 @@ class BlobWriter:
             )
         self._raw.keep(found, self._kind, self._note)
         self._store.kept()
-        self._done = True
         return found
 
     def _close(self) -> None:
         with contextlib.suppress(OSError, ValueError, StoreError):
             self._file.flush()
-        if self._resumes is None or self._done:
-            self._raw.forget()
         with contextlib.suppress(OSError, ValueError, StoreError):
             self._file.close()
         self._raw.close()
@@ -143,11 +139,16 @@ class _NewFile(io.RawIOBase):
 
     def __init__(self, store: Keeper, resumes: Digest | None) -> None:
         self._store = store
-        self._partial = False
         self._fd = -1
-        if resumes is not None and self._resume(resumes):
-            return
-        self._place, self.path, self._fd = store.new_file()
+        if resumes is None or not self._resume(resumes):
+            self._hold(*store.new_file())
+
+    def _hold(self, place: Folder, path: Path, fd: int, *, lease: str | None = None) -> None:
+        """Has this file from now on; with a lease that is not its name's, it is a download that can be resumed."""
+        self._place, self.path, self._fd = place, path, fd
+        self._lease = lease or path.name
+        self._stays = lease is not None
+        self._held = True
 
     def _resume(self, digest: Digest) -> bool:
         place = self._store.place
@@ -168,13 +169,13 @@ class _NewFile(io.RawIOBase):
             time.sleep(0.05)
         try:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-            self._fd = os.open(path, flags, 0o600)
-            os.lseek(self._fd, 0, os.SEEK_END)
+            fd = os.open(path, flags, 0o600)
+            os.lseek(fd, 0, os.SEEK_END)
         except OSError:
             place.leases.release(name)
             return False
         place.unfinished.add(name)
-        self._place, self.path, self._partial, self._name = place, path, True, name
+        self._hold(place, path, fd, lease=name)
         return True
 
     def readable(self) -> bool:
@@ -234,17 +235,20 @@ class _NewFile(io.RawIOBase):
             os.close(fd)
             place.discard(path)
             raise impossible("a file of the store", error) from error
-        self._release()
+        self.forget()
         os.close(self._fd)
-        self._place, self.path, self._fd, self._partial = place, path, fd, False
+        self._hold(place, path, fd)
 
     def keep(self, digest: Digest, kind: str, note: str) -> None:
         """Renames the file to be the blob."""
         size_bytes = os.fstat(self._fd).st_size
         for _ in range(4):
             try:
-                self._place.leases.share(digest.hex)
-                self._label(digest, kind=kind, size_bytes=size_bytes, note=note)
+                leases = self._place.leases
+                # An eviction that has its hands on the blob even now may take the label that is there.
+                taken = not leases.share(digest.hex) and leases.working
+                if taken or not self._is_labelled(digest):
+                    self._label(digest, kind=kind, size_bytes=size_bytes, note=note)
                 rename_into(self.path, self._place.blob(digest))
                 break
             except OSError as error:
@@ -253,11 +257,16 @@ class _NewFile(io.RawIOBase):
                 self._move()
         else:
             raise StoreError(f"{digest} cannot be kept", hint="Something keeps deleting the cache folder.")
-        self._release(renamed=True)
+        self._release()
+
+    def _is_labelled(self, digest: Digest) -> bool:
+        """Whether the blob is there with its label."""
+        blob = self._place.blob(digest)
+        if not blob.exists():
+            return False
+        return any(name.startswith(f"{blob.name}.") for name in os.listdir(blob.parent))  # noqa: PTH208 - for speed
 
     def _label(self, digest: Digest, *, kind: str, size_bytes: int, note: str) -> None:
-        if self._place.blob(digest).exists():
-            return
         label = self._place.label(digest, kind=kind, size_bytes=size_bytes, note=note)
         flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         try:
@@ -268,30 +277,23 @@ class _NewFile(io.RawIOBase):
             os.close(os.open(label, flags, 0o600))
 
     def forget(self) -> None:
-        """Removes the file; the descriptor stays open until `close`."""
-        self._release()
+        """Removes the file, unless it is a blob by now; the descriptor stays open until `close`."""
+        if self._held:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            self._release()
 
-    def _release(self, *, renamed: bool = False) -> None:
-        if self._partial:
-            if not renamed:
-                with contextlib.suppress(OSError):
-                    self.path.unlink()
-            self._unlock()
-        elif not renamed:
-            self._place.discard(self.path)
-        else:
-            self._place.unfinished.discard(self.path.name)
-            self._place.leases.release(self.path.name)
-
-    def _unlock(self) -> None:
-        if self._partial:
-            self._place.unfinished.discard(self._name)
-            self._place.leases.release(self._name)
-            self._partial = False
+    def _release(self) -> None:
+        """Leaves what is at `path` to others."""
+        self._held = False
+        self._place.unfinished.discard(self._lease)
+        self._place.leases.release(self._lease)
 
     def close(self) -> None:
         if self._fd >= 0:
-            self._unlock()
+            if self._held and self._stays:
+                self._release()
+            self.forget()
             os.close(self._fd)
             self._fd = -1
         super().close()

@@ -127,6 +127,21 @@ def test_an_unfinished_download_goes_on_where_it_stopped(store: Store, tmp_path:
     assert [blob.note for blob in store.contents().blobs] == ["hello-1.whl"]
 
 
+def test_a_download_that_is_done_stays_while_its_store_is_open(store: Store) -> None:
+    with Store.open(store.root) as other:
+        with other.partial(HELLO, kind="wheel") as part:
+            part.write(b"hello")
+            part.commit()
+            # Another begins the same anew, as if the blob were gone; what it has is its own.
+            again = store.folder.partial(HELLO)
+            again.write_bytes(b"hel")
+        assert again.exists()
+        assert store.prune(max_size_bytes=0).in_use == 1
+        assert other.has(HELLO)
+    assert store.prune(max_size_bytes=0).in_use == 0
+    assert not store.has(HELLO)
+
+
 def test_a_download_that_went_wrong_starts_anew(store: Store) -> None:
     with store.partial(HELLO, kind="wheel") as part:
         part.write(b"hexxx")

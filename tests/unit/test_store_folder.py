@@ -208,6 +208,15 @@ class TestLeases:
         assert two.seize("ab" * 16)
         two.close()
 
+    def test_they_work_while_another_process_tries_the_same(self, tmp_path: Path) -> None:
+        fcntl = pytest.importorskip("fcntl")
+        path = tmp_path / "leases"
+        with path.open("w+b") as other:
+            fcntl.lockf(other, fcntl.LOCK_SH, 1)
+            leases = Leases(path)
+            assert leases.working
+            leases.close()
+
     def test_the_kernel_forgets_the_dead(self, tmp_path: Path) -> None:
         script = (
             "import sys, time; from pathlib import Path; from wain.store_folder import Leases;"

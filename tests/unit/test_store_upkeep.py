@@ -12,6 +12,7 @@ from wain import store_upkeep
 from wain.digest import Digest
 from wain.store import Store, recipe_key
 from wain.store_upkeep import StoredBlob, matching
+from wain.store_writer import rename_into
 
 WEEK = 7 * 86400
 
@@ -63,6 +64,23 @@ def test_a_blob_without_a_label_is_listed_too(store: Store) -> None:
             found.path.with_name(label).unlink()
     (found,) = store.contents().blobs
     assert (found.name, found.kind, found.size_bytes) == (digest.hex, "unknown", 2)
+    put(store, "aa", note="a-1.whl")
+    (found,) = store.contents().blobs
+    assert (found.kind, found.note) == ("wheel", "a-1.whl"), "the next put says again what it is"
+
+
+def test_what_is_verified_while_it_is_put_keeps_its_label(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = put(store, "aa", note="a-1.whl")
+    store.folder.blob(digest).write_bytes(b"xx")
+
+    def meanwhile(source: Path, target: Path) -> None:
+        monkeypatch.undo()
+        assert [bad.name for bad in store.verify()] == [digest.hex]
+        rename_into(source, target)
+
+    monkeypatch.setattr("wain.store_writer.rename_into", meanwhile)
+    put(store, "aa", note="a-1.whl")
+    assert [(found.kind, found.note) for found in store.contents().blobs] == [("wheel", "a-1.whl")]
 
 
 @pytest.mark.parametrize(
