@@ -119,7 +119,7 @@ class Session:
 
     def url(self, repository: str, kind: str, name: str = "") -> str:
         """`https://host/v2/REPOSITORY/KIND/NAME`."""
-        return f"{self.base}/v2/{quote(repository)}/{kind}/{quote(name, safe=':')}"
+        return f"{self.base}/v2/{quote(repository)}/{kind}/{quote(name, safe=':/')}"
 
     @property
     def base(self) -> str:

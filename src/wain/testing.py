@@ -359,7 +359,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             request = Request(
                 number=len(registry.log) + 1,
                 method=self.command,
-                path=unquote(parts.path),
+                # A slash that is written out is no separator, as for the proxies that stand before many registries.
+                path=parts.path if "%2f" in parts.path.lower() else unquote(parts.path),
                 query=parts.query,
                 headers={name.lower(): value for name, value in self.headers.items()},
                 body_bytes=self._left,
