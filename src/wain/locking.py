@@ -198,6 +198,15 @@ def make_lock(
     return replace(lock, tool=tool)
 
 
+def as_made(lock: Lock) -> Lock:
+    """A lock of wain's with the extras and groups that it was made with, which its table says, as those it knows."""
+    return replace(
+        lock,
+        extras=tuple(map(str, _list(lock.tool.get("extras")))),
+        groups=tuple(map(str, _list(lock.tool.get("groups")))),
+    )
+
+
 def select_for(
     lock: Lock,
     target: Target,
@@ -302,20 +311,16 @@ def _lock_file(
         check_uv_lock(path, project, targets, extras, groups)
         return lock
     lock = Lock.read(path)
-    made_with = {
-        "extras": tuple(map(str, _list(lock.tool.get("extras")))),
-        "groups": tuple(map(str, _list(lock.tool.get("groups")))),
-    }
     if lock.created_by == "wain":
-        if sorted(extras) != sorted(made_with["extras"]) or sorted(groups) != sorted(made_with["groups"]):
+        lock = as_made(lock)
+        if sorted(extras) != sorted(lock.extras) or sorted(groups) != sorted(lock.groups):
             flags = [f"--extra {name}" for name in extras] + [f"--group {name}" for name in groups]
-            had = ", ".join((*made_with["extras"], *made_with["groups"])) or "none"
+            had = ", ".join((*lock.extras, *lock.groups)) or "none"
             raise LockError(
                 f"{path.name} was made for other extras and groups ({had}) than are asked for"
                 f" ({', '.join((*extras, *groups)) or 'none'})",
                 hint=f"Lock again: wain lock {' '.join(flags)}".rstrip() + ".",
             )
-        lock = replace(lock, extras=made_with["extras"], groups=made_with["groups"])
     try:
         needed = project_requirements(
             project,

@@ -23,7 +23,7 @@ from wain.image import Image, Index
 from wain.known_layers import earlier_images, locked_facts, reuse_for
 from wain.lock import Lock, Selected
 from wain.locked_wheels import LockedWheels
-from wain.locking import find_lock, lock_for, make_lock, select_for
+from wain.locking import as_made, find_lock, lock_for, make_lock, select_for
 from wain.names import ArchiveReference, RegistryReference, parse_reference
 from wain.oci import JSON
 from wain.platforms import Platform, Target
@@ -104,7 +104,7 @@ def with_layers(lock: Lock, request: Request, workshop: Workshop) -> Lock:
 
     :raises WainError: of every kind that a base, an index or a wheel can have.
     """
-    decided = plan(request, workshop, lock=lock)
+    decided = plan(request, workshop, lock=as_made(lock))
     found: list[JSON] = []
     for image, facts, selected in zip(decided.images, decided.facts, decided.selected, strict=True):
         wheels = _wheels(decided, selected, facts.target, workshop)
