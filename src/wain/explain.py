@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from msgspec import Struct
 
 from wain.image import Image
 from wain.layers import Layer
+
+_WHEELS = re.compile(r"wain: (?:\d+ wheels: )?([\w.-]+ \d\S*(?:, [\w.-]+ \d\S*)*)")
+"""A layer's step as `layers.describe` writes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A layer of the new image with the one that stood for the same in the old; one of the two may be None."""
+
+    before: Layer | None
+    after: Layer | None
+    parts: tuple[str, ...] = ()
+    """Of layers of wheels that are in both, what differs: `six 1.16.0 -> 1.17.0`, `+ idna 3.1`, `- attrs 26.1`."""
 
 
 class Pull(Struct, frozen=True, kw_only=True):
@@ -21,6 +35,19 @@ class Pull(Struct, frozen=True, kw_only=True):
     """Layers of the new image that the old one does not have."""
     gone: tuple[Layer, ...]
     """Layers of the old image that the new one does not have."""
+
+    def changes(self) -> list[Change]:
+        """What became of each layer: those that are gone for good first."""
+        left = list(self.gone)
+        found = []
+        for after in self.changed:
+            before = max(left, key=lambda layer: _likeness(layer, after), default=None)
+            if before is None or _likeness(before, after) == 0:
+                found.append(Change(before=None, after=after))
+                continue
+            left.remove(before)
+            found.append(Change(before=before, after=after, parts=_differences(before, after)))
+        return [*(Change(before=layer, after=None) for layer in left), *found]
 
 
 def next_pull(old: Image, new: Image) -> Pull:
@@ -47,3 +74,25 @@ def _same_below(old: Image, new: Image) -> int:
             break
         count += 1
     return count
+
+
+def _wheels_of(layer: Layer) -> dict[str, str]:
+    """The versions of what a layer's step names, by name; empty where it is no layer of wheels."""
+    match = _WHEELS.fullmatch(layer.created_by)
+    return dict(item.split(" ", 1) for item in match[1].split(", ")) if match else {}
+
+
+def _likeness(before: Layer, after: Layer) -> int:
+    """How much two layers stand for the same; 0: not at all."""
+    if not before.created_by:
+        return 0
+    return len(_wheels_of(before).keys() & _wheels_of(after).keys()) or int(before.created_by == after.created_by)
+
+
+def _differences(before: Layer, after: Layer) -> tuple[str, ...]:
+    had, has = _wheels_of(before), _wheels_of(after)
+    return (
+        *(f"{name} {had[name]} -> {has[name]}" for name in sorted(had.keys() & has.keys()) if had[name] != has[name]),
+        *(f"- {name} {had[name]}" for name in sorted(had.keys() - has.keys())),
+        *(f"+ {name} {has[name]}" for name in sorted(has.keys() - had.keys())),
+    )

@@ -20,6 +20,7 @@ from wain.errors import UsageError
 if TYPE_CHECKING:
     from wain.build import Built
     from wain.digest import Digest
+    from wain.explain import Change
     from wain.image import Image, Index
     from wain.pipeline import Delivery, Plan
     from wain.request import Request, Workshop
@@ -172,14 +173,17 @@ def _print_plan(console: Console, plan: Plan, destinations: Sequence[str]) -> No
 
 
 def _summary(console: Console, built: Built, blobs: Mapping[Digest, str], *, several: bool) -> None:
+    def size(unpacked_bytes: Sequence[int | None]) -> str:
+        known = [item for item in unpacked_bytes if item is not None]
+        return human_size(sum(known)) if len(known) == len(unpacked_bytes) else "?"
+
     rows = [("layer", "compressed", "unpacked", "")]
     for row in built.rows:
-        unpacked = human_size(row.layer.unpacked_bytes) if row.layer.unpacked_bytes is not None else ""
         state = ", ".join(filter(None, (row.state, _OUTCOMES.get(blobs.get(row.layer.digest, "")))))
-        rows.append((_shortened(row.what), human_size(row.layer.size_bytes), unpacked, state))
+        rows.append((_shortened(row.what), human_size(row.layer.size_bytes), size([row.layer.unpacked_bytes]), state))
     compressed = sum(row.layer.size_bytes for row in built.rows)
-    unpacked_sum = sum(row.layer.unpacked_bytes or 0 for row in built.rows)
-    rows.append((f"{len(built.rows)} layers", human_size(compressed), human_size(unpacked_sum), ""))
+    unpacked = size([row.layer.unpacked_bytes for row in built.rows])
+    rows.append((f"{len(built.rows)} layers", human_size(compressed), unpacked, ""))
     if several:
         console.say(f"{built.image.platform}: {built.image.digest}")
     console.say(table(rows, right=frozenset({1, 2})))
@@ -205,14 +209,27 @@ def _explain(console: Console, before: Image | Index, image: Image) -> None:
     from wain.image import Index
 
     pull = next_pull(before.image_for(image.platform) if isinstance(before, Index) else before, image)
-    steps = {layer.digest: layer.created_by or layer.digest.short for layer in (*pull.changed, *pull.gone)}
-    for sign, layers in (("-", pull.gone), ("+", pull.changed)):
-        for layer in layers:
-            console.say(f"{sign} {_shortened(steps[layer.digest])} ({human_size(layer.size_bytes)})")
+    for change in pull.changes():
+        console.say(_change(change))
     console.say(
         f"the next pull: {human_size(pull.containerd_bytes)} with containerd's store,"
         f" {human_size(pull.classic_bytes)} with Docker's classic store"
     )
+
+
+def _change(change: Change) -> str:
+    """`+` for what is new, `-` for what is gone, `~` for what changed."""
+    before, after = change.before, change.after
+    layer = after or before
+    assert layer is not None
+    step = layer.created_by or layer.digest.short
+    if before is None or after is None:
+        return f"{'-' if after is None else '+'} {_shortened(step)} ({human_size(layer.size_bytes)})"
+    if change.parts:
+        step = ": ".join((*step.split(": ")[:-1], ", ".join(change.parts)))
+    else:
+        step = f"{_shortened(step)}: other files"
+    return f"~ {step} ({human_size(after.size_bytes)}, was {human_size(before.size_bytes)})"
 
 
 def _shortened(text: str, limit: int = 60) -> str:
