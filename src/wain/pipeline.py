@@ -212,7 +212,7 @@ class Ahead:
             if isinstance(reference, RegistryReference):
                 places[reference.registry, reference.repository] = reference
         self._uploads = [
-            UploadsAhead(place, access=workshop.access, progress=workshop.progress) for place in places.values()
+            UploadsAhead(place, access=workshop.access, progress=workshop.sending) for place in places.values()
         ]
 
     def __enter__(self) -> Ahead:
@@ -319,7 +319,7 @@ def deliver(
         if before is not None and workshop.store.memo("archive", key) == before:
             unchanged.add(destination)
             continue
-        write_image(image, reference, names=names, access=workshop.access, progress=workshop.progress, outcome=blobs)
+        write_image(image, reference, names=names, access=workshop.access, progress=workshop.sending, outcome=blobs)
         if path is not None and (state := _file_state(path)) is not None:
             workshop.store.put_memo("archive", key, state)
     return Delivery(unchanged=frozenset(unchanged), blobs={**blobs, **sent})

@@ -57,5 +57,8 @@ class Workshop(Struct, frozen=True, kw_only=True):
     transport: Transport
     access: Access
     progress: Progress | None = None
+    """Hears how far each download has come."""
+    sending: Progress | None = None
+    """Hears how far each blob has come on its way to where an image goes."""
     say: Callable[[str], None] = lambda text: None
     """Tells the user a decision."""

@@ -195,16 +195,18 @@ def test_what_is_quickly_done_is_counted_where_nobody_asked_for_each(
     console.progress("numpy", 1_000_000, 2_000_000)
     for name in ("a", "b"):
         console.progress(name, 600, 600)
+        console.sending(f"layer {name}", 50, 50)
     console.say("locked")
     console.progress("c", 10, 10)
     now[0] += 2
     console.progress("numpy", 2_000_000, 2_000_000)
     console.close()
     assert capsys.readouterr().err.splitlines() == [
-        "2 files (1.2 kB)",
+        "2 files fetched (1.2 kB)",
+        "2 blobs written (100 B)",
         "locked",
         "numpy (2.0 MB, 1.0 MB/s)",
-        "1 file (10 B)",
+        "1 file fetched (10 B)",
     ]
 
 

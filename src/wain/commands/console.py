@@ -58,14 +58,13 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset())
 class Console:
     """Messages and progress in the way that `--progress`, `-q` and the terminal ask for.
 
-    `progress` may be called from any thread. In mode `auto` what took less than a second has no line of its own: one
-    line counts them. `plain` names each.
+    `progress` (of what is fetched) and `sending` may be called from any thread. In mode `auto` what took less than a
+    second has no line of its own: one line counts them. `plain` names each.
     """
 
     def __init__(self, *, mode: str = "auto", quiet: bool = False) -> None:
         self._counts = mode == "auto"
-        self._counted = 0
-        self._counted_bytes = 0
+        self._counted: dict[str, tuple[int, int]] = {}
         if mode == "auto":
             mode = "tty" if sys.stderr.isatty() else "plain"
         self.mode = "none" if quiet and mode != "json" else mode
@@ -83,7 +82,14 @@ class Console:
                 self._write(text)
 
     def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
-        """How far a download or layer has come; it is finished when the two numbers are equal."""
+        """How far a download has come; it is finished when the two numbers are equal."""
+        self._told(what, done_bytes, total_bytes, "file fetched")
+
+    def sending(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
+        """How far a blob has come on its way to where an image goes."""
+        self._told(what, done_bytes, total_bytes, "blob written")
+
+    def _told(self, what: str, done_bytes: int, total_bytes: int | None, counted: str) -> None:
         if self.mode == "none":
             return
         now = time.monotonic()
@@ -95,8 +101,8 @@ class Console:
                 if self.mode == "json":
                     self._json(what, done_bytes, total_bytes)
                 elif self._counts and now - started < _SLOW_SECONDS:
-                    self._counted += 1
-                    self._counted_bytes += done_bytes
+                    count, size_bytes = self._counted.get(counted, (0, 0))
+                    self._counted[counted] = count + 1, size_bytes + done_bytes
                 else:
                     rate = f", {human_size(done_bytes / (now - started))}/s" if now - started > 0.5 else ""
                     name = what if len(what) <= _NAME_LENGTH else f"{what[: _NAME_LENGTH - 1]}…"
@@ -121,10 +127,10 @@ class Console:
             self._redraw()
 
     def _tell_counted(self) -> None:
-        if self._counted:
-            files = "1 file" if self._counted == 1 else f"{self._counted} files"
-            self._write(f"{files} ({human_size(self._counted_bytes)})")
-            self._counted = self._counted_bytes = 0
+        for what, (count, size_bytes) in self._counted.items():
+            words = what if count == 1 else what.replace(" ", "s ", 1)
+            self._write(f"{count} {words} ({human_size(size_bytes)})")
+        self._counted.clear()
 
     def _erase(self) -> None:
         if self._drawn:

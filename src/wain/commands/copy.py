@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         destination,
         names=[] if isinstance(destination, DaemonReference) else names,
         access=access,
-        progress=console.progress if console is not None else None,
+        progress=console.sending if console is not None else None,
         schema2=args.schema2,
     )
     print(digest)

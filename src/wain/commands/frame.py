@@ -86,6 +86,7 @@ def open_workshop(
             transport=transport,
             access=Access(transport=Transport(offline=offline), mirrors=settings.mirrors, insecure=args.insecure),
             progress=args.console.progress,
+            sending=args.console.sending,
             say=args.console.say,
         )
     finally:
