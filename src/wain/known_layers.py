@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from wain.bases import LABEL
-from wain.errors import (
-    ImageError,
-    LockError,
-    NotFound,
-    TransferError,
-)
+from wain.digest import Digest
+from wain.errors import ImageError, LockError, NotFound, TransferError
 from wain.image import Image, Index
 from wain.lock import Lock
 from wain.names import RegistryReference, parse_reference
@@ -21,9 +16,6 @@ from wain.platforms import Platform
 from wain.request import Request, Workshop
 from wain.reuse import KnownLayer, KnownWheels, Reuse, Source, layers_of
 from wain.settings import WainSettings
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +77,11 @@ def _locked_source(entry: Mapping[str, JSON]) -> Source:
         wheels=wheels,
         is_whole=True,
     )
+
+
+def locked_digests(lock: Lock) -> frozenset[Digest]:
+    """The digests of all layers that a lock names."""
+    return frozenset(layer.digest for entry in _locked_layers(lock) for layer in _locked_source(entry).layers)
 
 
 def locked_facts(lock: Lock | None) -> list[Image]:

@@ -86,6 +86,7 @@ class LockedWheels:
             target=self._target,
             indexes=self._indexes,
             options=BuildOptions(env=builds.env_of(project.name), config_settings=builds.config_of(project.name)),
+            tell=self._workshop.say,
         )
         name = project.name if project.has_project_table else normalize_name(built.filename.split("-")[0])
         return self._of_built(name, built)
@@ -167,7 +168,8 @@ class LockedWheels:
         return self._of_built(item.name, built)
 
     def _of_built(self, name: str, built: BuiltWheel) -> WheelInput:
-        log.info("%s: %s", built.filename, built.reason)
+        if not built.was_built:
+            log.info("%s: %s", built.filename, built.reason)
         path = self._workshop.store.path(built.digest)
         if path is None:
             raise StoreError(f"{built.filename} vanished from the store", hint="Run it again.")

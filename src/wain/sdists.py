@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -123,10 +123,12 @@ def build_project(
     indexes: PackageIndexes,
     options: BuildOptions | None = None,
     environ: Mapping[str, str] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> BuiltWheel:
     """The wheel of a project's folder for a target, built from a copy: nothing is written into the folder.
 
     :param name: of the distribution, normalised, where it is known.
+    :param tell: hears that it is built, and why, in place of a warning.
     :raises SdistError: when it does not build, or what it builds does not fit the target.
     """
     files = project_sources(folder)
@@ -137,6 +139,7 @@ def build_project(
         digest=files.digest,
         subdirectory="",
         place=lambda target_folder: copy_project(files, target_folder),
+        tell=tell,
     )
     return _Build(source, target, indexes, options or BuildOptions(), environ).run()
 
@@ -276,7 +279,7 @@ class _Build:
                 return found
             self._store.count("built-wheel", hit=False)
             # Rare, slow, and it runs the source's code: worth a line even to those who asked for none.
-            logger.warning("%s is built here: %s", source.what, reason)
+            (source.tell or logger.warning)(f"{source.what} is built here: {reason}")
             work.environment(self._wheels(lock, work))
             path, left = work.build(system, self._options.config_settings)
             return self._keep(path, key, parts, reason, left)
@@ -438,7 +441,9 @@ class _Build:
         changes = []
         for name in sorted(before.keys() | now.keys()):
             old, new = before.get(name), now.get(name)
-            if old != new:
+            if old != new and name == "source":
+                changes.append("its source changed")
+            elif old != new:
                 changes.append(f"{name} was {old or 'not there'}, is {new or 'not there'}")
         return "; ".join(changes[:6]) or "its wheel is no longer in the store, or a library it links to changed"
 

@@ -29,6 +29,8 @@ class BuildSource(Struct, frozen=True, kw_only=True):
     """Puts it below an empty folder; gives the project's folder."""
     editable: EditablePlace | None = None
     """Where the project will stand, for an editable wheel."""
+    tell: Callable[[str], None] | None = None
+    """Hears that it is built, and why; None: it is a warning, for whoever did not know of it."""
 
 
 class Workplace:

@@ -67,6 +67,24 @@ def test_a_lock_with_layers_needs_no_index_and_no_wheel(wain: Wain, registry: Lo
     assert not [request for request in registry.log if request.method == "GET" and "/blobs/" in request.path]
 
 
+def test_a_lock_names_the_layers_of_a_project_with_extras(wain: Wain, registry: LoopbackRegistry) -> None:
+    wain.index.add("gamma", "1.0")
+    (wain.project / "requirements.txt").unlink()
+    (wain.project / "pyproject.toml").write_text(
+        '[project]\nname = "thing"\nversion = "1"\ndependencies = ["alpha"]\n'
+        'optional-dependencies = { more = ["gamma"] }\n[tool.wain]\nextras = ["more"]\n'
+    )
+    _lock(wain)
+    assert "and 1 layer is named" in wain.err
+    _only_push(wain)
+    digest = _push(wain, registry, "app")
+    _fresh(wain, registry)
+    assert _push(wain, registry, "app") == digest
+    assert wain.index.requests == []
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
+    assert "no longer named" in wain.err
+
+
 def test_another_repository_gets_the_layers_by_mounting(wain: Wain, registry: LoopbackRegistry) -> None:
     _lock(wain)
     _only_push(wain)
@@ -95,6 +113,8 @@ def test_an_earlier_image_does_as_well(wain: Wain, registry: LoopbackRegistry) -
     assert _push(wain, registry, "app", "--cache-from", registry.reference("app")) == digest
     assert wain.index.requests == []
     assert "--cache-from names" in wain.err
+    [total] = [line for line in wain.err.splitlines() if " layers   " in line]
+    assert total.rstrip().endswith("?"), "an earlier image does not say how much its layers unpack to"
 
 
 def test_one_bump_is_one_wheel_and_one_layer(wain: Wain, registry: LoopbackRegistry) -> None:

@@ -98,12 +98,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _report(args: argparse.Namespace, lock: Lock, before: Lock | None, output: Path) -> None:
-    console = getattr(args, "console", None)
+    from wain.known_layers import locked_digests
 
-    def say(text: str) -> None:
-        if console is not None:
-            console.say(text)
-
+    say = args.console.say
     old = {package.name: package.version for package in before.packages} if before else {}
     new = {package.name: package.version for package in lock.packages}
     if before is not None:
@@ -118,4 +115,8 @@ def _report(args: argparse.Namespace, lock: Lock, before: Lock | None, output: P
     environments = {0: "all environments", 1: "one environment"}.get(
         len(lock.environments), f"{len(lock.environments)} environments"
     )
-    say(f"{packages} locked for {environments} in {output}")
+    layers = len(locked_digests(lock))
+    named = f", and {layers} {'layer is' if layers == 1 else 'layers are'} named," if layers else ""
+    say(f"{packages} locked for {environments}{named} in {output}")
+    if before is not None and not layers and locked_digests(before):
+        say("the layers that it named are no longer named: that takes --layers")
