@@ -102,8 +102,9 @@ def bases_for(
         return referenced(choice.name, platforms, settings, workshop)[1]
     from wain.debian import base_image
 
-    return tuple(
-        base_image(
+    images = []
+    for platform, known in zip(platforms, reuse, strict=True):
+        image = base_image(
             base_lock(choice, platform, request, settings, lock, workshop),
             store=workshop.store,
             transport=workshop.transport,
@@ -111,8 +112,11 @@ def bases_for(
             elsewhere=known.find,
             progress=workshop.progress,
         )
-        for platform, known in zip(platforms, reuse, strict=True)
-    )
+        if known.verifies:
+            for layer in image.layers:
+                known.check(layer)
+        images.append(image)
+    return tuple(images)
 
 
 def open_base(

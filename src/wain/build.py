@@ -349,6 +349,7 @@ class _Maker:
         names = tuple(wheel.name for wheel in share)
         key = wheel_layer_key((wheel.digest for wheel in share), self._scheme, mtime=mtime)
         if (layer := remembered_layer(key, store=self._store)) is not None:
+            self._verify(layer)
             return LayerRow(what=what, layer=layer, state="cached", names=names)
         if self._reuse is not None and (layer := self._reuse.find(key)) is not None:
             return LayerRow(what=what, layer=layer, state="in registry", names=names)
@@ -361,6 +362,11 @@ class _Maker:
         closed = [wheel for wheel in share if wheel.digest not in self._opened]
         opened = {wheel.digest: wheel for wheel in self._open_wheels(closed)} if closed else {}
         return [opened.get(wheel.digest) or self._opened.pop(wheel.digest) for wheel in share]
+
+    def _verify(self, layer: Layer) -> None:
+        """With --verify-cache what was made here before is compared as well."""
+        if self._reuse is not None and self._reuse.verifies:
+            self._reuse.check(layer)
 
     def _check(self, layer: Layer) -> None:
         """A layer that was made: compared with what sources say of it, then given away."""
@@ -406,6 +412,7 @@ class _Maker:
         def find(digests: Sequence[Digest], version: str) -> tuple[Layer, str] | None:
             key = bytecode_layer_key(digests, self._scheme, version)
             if (layer := remembered_bytecode(key, store=self._store)) is not None:
+                self._verify(layer)
                 return layer, "cached"
             if self._reuse is not None and (layer := self._reuse.find(key)) is not None:
                 return layer, "in registry"

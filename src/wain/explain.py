@@ -14,8 +14,7 @@ _WHEELS = re.compile(r"wain: (?:\d+ wheels: )?([\w.-]+ \d\S*(?:, [\w.-]+ \d\S*)*
 """A layer's step as `layers.describe` writes it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """A layer of the new image with the one that stood for the same in the old; one of the two may be None."""
 
     before: Layer | None

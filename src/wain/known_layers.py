@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from wain.bases import LABEL
 from wain.digest import Digest
-from wain.errors import ImageError, LockError, NotFound, TransferError
+from wain.errors import ImageError, LockError, NotFound, WainError
 from wain.image import Image, Index
 from wain.lock import Lock
 from wain.names import RegistryReference, parse_reference
@@ -20,22 +20,34 @@ from wain.settings import WainSettings
 log = logging.getLogger(__name__)
 
 
-def earlier_images(references: Sequence[str], workshop: Workshop) -> dict[tuple[str, Platform], Image]:
-    """The images that --cache-from names, by reference and platform; what is not there yet is passed over."""
+def earlier_images(
+    references: Sequence[str], platforms: Sequence[Platform], workshop: Workshop
+) -> dict[tuple[str, Platform], Image]:
+    """The images that --cache-from names, by reference and platform; what has nothing to take is told and passed over.
+
+    :raises UsageError: when a reference is malformed.
+    """
     from wain.transfer import read_image
 
     found = {}
     for text in references:
+        parse_reference(text)
         try:
             image = read_image(text, access=workshop.access)
         except NotFound:
-            log.info("%s is not there yet, so it has no layers to take", text)
+            workshop.say(f"{text} is not there yet, so it has no layers to take")
             continue
-        except (TransferError, ImageError) as error:
-            log.warning("no layers are taken from %s: %s", text, error.message)
+        except WainError as error:
+            log.warning("no layers are taken from %s: %s", text, "\n  ".join(filter(None, (error.message, error.hint))))
             continue
-        for item in image.images if isinstance(image, Index) else (image,):
-            found[text, item.platform] = item
+        images = image.images if isinstance(image, Index) else (image,)
+        found.update({(text, item.platform): item for item in images})
+        for platform in platforms:
+            fitting = [item for item in images if item.platform.same_as(platform)]
+            if not fitting:
+                workshop.say(f"{text} has no image for {platform}, so it has no layers to take")
+            elif not any(map(layers_of, fitting)):
+                workshop.say(f"{text} was not made by wain, so it has no layers to take")
     return found
 
 
@@ -52,8 +64,8 @@ def reuse_for(
     sources = [_locked_source(entry) for entry in entries]
     for (name, of), image in earlier.items():
         if of.same_as(platform):
-            why = f"{name} has it, which --cache-from names"
-            sources.append(Source(why=why, layers=layers_of(image), wheels=KnownWheels.of_image(image)))
+            who = f"{name}, which --cache-from names,"
+            sources.append(Source(who=who, layers=layers_of(image), wheels=KnownWheels.of_image(image)))
     names = (*request.destinations, *(request.cache_from or settings.cache_from))
     places = [place for name in names if isinstance(place := parse_reference(name), RegistryReference)]
     return Reuse(sources, places, workshop.access, verify=request.verify_cache)
@@ -72,7 +84,7 @@ def _locked_source(entry: Mapping[str, JSON]) -> Source:
     except (ValueError, KeyError, TypeError, AttributeError, ImageError) as error:
         raise LockError("the lock's layers are malformed", hint="Renew the lock with wain lock --layers.") from error
     return Source(
-        why="the lock names its digest",
+        who="the lock",
         layers=tuple(KnownLayer.from_json(item) for item in layers) if isinstance(layers, list) else (),
         wheels=wheels,
         is_whole=True,

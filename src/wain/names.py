@@ -20,6 +20,8 @@ _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 
+_OTHERS_SCHEMES = {"docker-archive": "archive", "docker-daemon": "daemon"}
+
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
 SUITES: Mapping[str, str] = {"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie"}
@@ -129,15 +131,20 @@ def parse_registry_reference(text: str) -> RegistryReference:
 def parse_reference(text: str) -> Reference:
     """An image named as on the command line: `oci:`, `archive:`, `daemon:`, or a registry's.
 
-    A bare `*.tar` and a folder with an `oci-layout` file are recognised.
+    A bare `*.tar` and a folder with an `oci-layout` file are recognised, and what skopeo and podman call them.
 
     :raises UsageError: when the text is none of them.
     """
     scheme, colon, rest = text.partition(":")
+    if scheme == "docker" and rest.startswith("//"):
+        return parse_registry_reference(rest.removeprefix("//"))
+    scheme = _OTHERS_SCHEMES.get(scheme, scheme)
     if colon and scheme in ("oci", "archive", "daemon"):
         if not rest:
             raise _malformed(text, "nothing follows the colon")
         if scheme == "archive":
+            if ".tar:" in rest:
+                raise _malformed(text, "the name that an archive's image has is given with -t")
             return ArchiveReference(path=Path(rest))
         if scheme == "daemon":
             return DaemonReference(name=rest)
@@ -146,6 +153,8 @@ def parse_reference(text: str) -> Reference:
             return LayoutReference(path=Path(path), tag=tag)
         return LayoutReference(path=Path(rest))
     if text.endswith((".tar", ".tar.gz", ".tgz")):
+        if re.fullmatch("[a-z]+-[a-z]+", scheme) and colon:
+            raise _malformed(text, f"{scheme}: is not known")
         return ArchiveReference(path=Path(text))
     if text and (Path(text) / "oci-layout").is_file():
         return LayoutReference(path=Path(text))

@@ -154,12 +154,11 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
     platforms = platforms_for(request, settings, early)
     if request.locked and early is not None:
         _check_platforms(early, platforms)
-    earlier = earlier_images(request.cache_from or settings.cache_from, workshop)
+    earlier = earlier_images(request.cache_from or settings.cache_from, platforms, workshop)
     reuse = tuple(reuse_for(platform, early, earlier, request, settings, workshop) for platform in platforms)
     images = bases_for(choice, platforms, request, settings, early, workshop, reuse)
-    facts = tuple(
-        base_facts(image, workshop.store, earlier=[*locked_facts(early), *earlier.values()]) for image in images
-    )
+    told_facts = [] if request.verify_cache else [*locked_facts(early), *earlier.values()]
+    facts = tuple(base_facts(image, workshop.store, earlier=told_facts) for image in images)
     if choice.suite is None and lock is None:
         workshop.say(told(choice, facts[0]))
     for fact in facts:

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 WHEELS_LABEL = "dev.wain.wheels"
 """Of an image: the wheels in it with their sizes, so that the next build can group without having them."""
-_COMMENT = re.compile(r"wain (sha256:[0-9a-f]{64})")
+_KEY = re.compile(r"sha256:[0-9a-f]{64}")
+_COMMENT = re.compile(rf"wain ({_KEY.pattern})")
 _MAX_LABEL_BYTES = 1 << 20
 
 
@@ -157,8 +158,8 @@ class KnownWheels(Struct, frozen=True, kw_only=True):
 class Source(Struct, frozen=True, kw_only=True):
     """Where known layers come from."""
 
-    why: str
-    """Why their digests may be trusted, for people: `the lock names it`."""
+    who: str
+    """Whose digests they are, for people: `the lock`."""
     layers: tuple[KnownLayer, ...]
     wheels: KnownWheels | None = None
     """Of the image that the layers are of."""
@@ -182,6 +183,16 @@ class Reuse:
         self._verify = verify
         self._lock = threading.Lock()
         self._present: dict[RegistryReference, set[Digest]] = {}
+        self._compared: set[Digest] = set()
+
+    @property
+    def verifies(self) -> bool:
+        return self._verify
+
+    @property
+    def compared(self) -> int:
+        """How many layers were compared with what a source says, and were the same."""
+        return len(self._compared)
 
     def groups(self) -> tuple[tuple[str, ...], ...] | None:
         """The names of the wheels of each layer, where a source says the whole grouping."""
@@ -192,7 +203,7 @@ class Reuse:
 
     def clusters(self, digests: Sequence[Digest]) -> tuple[tuple[Digest, ...], ...] | None:
         """Which of the wheels share a path, where a source tells."""
-        for source in self._sources:
+        for source in self._sources if not self._verify else ():
             if source.wheels is not None and (found := source.wheels.clusters(digests)) is not None:
                 return found
         return None
@@ -224,23 +235,30 @@ class Reuse:
                 continue
             for place in self._places:
                 if known.digest in self._kept(place):
-                    log.info("%s: %s has it, and %s", known.created_by, place.registry, source.why)
+                    where = f"{place.registry}/{place.repository}"
+                    log.info("%s: %s has it, with the digest that %s has", known.created_by, where, source.who)
                     return _in_registry(known, place, self._access)
+            if self._places:
+                log.info("%s: %s has its digest, and no registry has it", known.created_by, source.who)
         return None
 
     def check(self, layer: Layer) -> None:
-        """Compare a layer that was made with what the sources say of its key.
+        """Compare a layer that was made here with what the sources say of its key.
 
         :raises HashMismatch: when a source says another digest.
         """
         key = layer.annotations.get(RECIPE_KEY)
         for source in self._sources:
             for known in source.layers:
-                if known.key == key and (known.digest, known.diff_id) != (layer.digest, layer.diff_id):
+                if known.key != key:
+                    continue
+                if (known.digest, known.diff_id) != (layer.digest, layer.diff_id):
                     raise HashMismatch(
-                        f"{layer.created_by} is {layer.digest}, and where {source.why} it is {known.digest}",
+                        f"{layer.created_by} is {layer.digest}, and {source.who} has {known.digest} for it",
                         hint="The layer that is kept is wrong: do not use that image or lock, and make it anew.",
                     )
+                with self._lock:
+                    self._compared.add(known.key)
 
     def _kept(self, place: RegistryReference) -> set[Digest]:
         with self._lock:
@@ -274,8 +292,8 @@ def layers_of(image: Image) -> tuple[KnownLayer, ...]:
     found = []
     for layer, step in zip(image.layers, steps, strict=True):
         match = _COMMENT.fullmatch(step.comment or "")
-        key = match[1] if match else layer.annotations.get(RECIPE_KEY)
-        if key is not None and layer.media_type == LAYER_GZIP:
+        key = match[1] if match else layer.annotations.get(RECIPE_KEY, "")
+        if _KEY.fullmatch(key) and layer.media_type == LAYER_GZIP:
             found.append(
                 KnownLayer(
                     key=Digest(key),

@@ -91,6 +91,9 @@ def test_where_references_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert str(parse_reference("oci:dir:1.0")) == "oci:dir:1.0"
     assert str(parse_reference("daemon:app:1")) == "daemon:app:1"
     assert str(parse_reference("archive:x.tar")) == "archive:x.tar"
-    for text in ("oci:", "archive:", "daemon:"):
-        with pytest.raises(UsageError, match="nothing follows"):
+    assert parse_reference("docker-archive:x.tar") == ArchiveReference(path=Path("x.tar"))
+    assert parse_reference("docker-daemon:app:1") == DaemonReference(name="app:1")
+    assert parse_reference("docker://host:1/app:2") == parse_registry_reference("host:1/app:2")
+    for text in ("oci:", "archive:", "daemon:", "oci-archive:x.tar", "docker-archive:x.tar:app:1"):
+        with pytest.raises(UsageError, match="nothing follows|is not known|given with -t"):
             parse_reference(text)

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from msgspec.structs import replace
@@ -20,7 +20,8 @@ from wain.names import parse_registry_reference
 from wain.oci import History
 from wain.registry import read, write
 from wain.reuse import KnownLayer, KnownWheels, layers_of
-from wain.testing import LoopbackRegistry, random_image
+from wain.testing import Fault, LoopbackRegistry, random_image, random_index
+from wain.transport import Transport
 
 __all__ = ["index", "wain"]
 
@@ -62,7 +63,7 @@ def test_a_lock_with_layers_needs_no_index_and_no_wheel(wain: Wain, registry: Lo
     _fresh(wain, registry)
     assert _push(wain, registry, "app") == digest
     assert wain.index.requests == []
-    assert "the lock names its digest" in wain.err
+    assert "has it, with the digest that the lock has" in wain.err
     assert sum(request.body_bytes + request.sent_bytes for request in registry.log) < 20_000
     assert not [request for request in registry.log if request.method == "GET" and "/blobs/" in request.path]
 
@@ -158,6 +159,72 @@ def test_a_registry_that_lies_is_caught(wain: Wain, registry: LoopbackRegistry) 
     _fresh(wain, registry)
     _push(wain, registry, "new", "--cache-from", registry.reference("app"), "--verify-cache", code=7)
     assert "do not use that image" in wain.err
+
+
+def test_verified_layers_are_counted(wain: Wain, registry: LoopbackRegistry) -> None:
+    _lock(wain)
+    _only_push(wain)
+    _push(wain, registry, "app")
+    _push(wain, registry, "app", "--verify-cache")
+    assert "1 of 4 layers were compared" in wain.err, "what this machine made before is compared too"
+    text = (wain.project / "pylock.toml").read_text()
+    (wain.project / "pylock.toml").write_text(text[: text.index("[[tool.wain.layers]]")])
+    _push(wain, registry, "app", "--verify-cache")
+    assert "compared nothing" in wain.err
+    _lie(registry, "app")
+    _push(wain, registry, "app", "--verify-cache", "--cache-from", registry.reference("app"), code=7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("missing", "is not there yet"),
+        ("foreign", "was not made by wain"),
+        ("platform", "has no image for linux/amd64"),
+        ("login", "docker login"),
+        ("offline", "--offline was given"),
+        ("damaged", "no layers are taken from"),
+    ],
+)
+def test_an_earlier_image_that_has_nothing_is_told(
+    wain: Wain, registry: LoopbackRegistry, kind: str, told: str
+) -> None:
+    _push(wain, registry, "app")
+    with LoopbackRegistry(auth="basic") as closed:
+        earlier = registry.reference("earlier")
+        words = []
+        if kind == "foreign":
+            write(random_image(3), parse_registry_reference(earlier))
+        elif kind == "platform":
+            write(random_index(3).images[1], parse_registry_reference(earlier))
+        elif kind == "login":
+            earlier = closed.reference("earlier")
+        elif kind == "offline":
+            words = ["--offline"]
+        elif kind == "damaged":
+            write(random_image(3), parse_registry_reference(earlier))
+            registry.faults.append(Fault(when=lambda request: "earlier" in request.path, times=None, corrupt=True))
+        wain.build("--cache-from", earlier, "--explain", *words)
+    assert told in wain.err
+    if kind == "platform":
+        assert "all of it is new" in wain.err
+    elif kind != "foreign":
+        assert "nothing to compare with yet" in wain.err
+
+
+@pytest.mark.parametrize("fault", [{"status": 429}, {"status": 500}, {"status": 403}, {"cut": "head"}])
+def test_a_registry_that_fails_when_it_is_asked_for_layers(
+    wain: Wain, registry: LoopbackRegistry, fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transport, "_backoff", lambda self, attempt: 0.0)
+    _lock(wain)
+    _only_push(wain)
+    digest = _push(wain, registry, "app")
+    _fresh(wain, registry)
+    with LoopbackRegistry() as other:
+        registry.faults.append(Fault(when=lambda request: "/blobs/" in request.path, times=None, **fault))
+        assert _push(wain, other, "app", "--cache-from", registry.reference("app")) == digest
+    assert "is not asked for layers" in wain.err or "no layers are taken" in wain.err
 
 
 def test_a_tag_that_is_only_pushed_to_is_not_believed(wain: Wain, registry: LoopbackRegistry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shlex
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from wain.image import Image, Index
     from wain.pipeline import Delivery, Plan
     from wain.request import Request, Workshop
+    from wain.reuse import Reuse
 
 _EPILOG = """\
 Without a destination the image is written to dist/NAME.tar, which `docker load` reads.
@@ -50,7 +52,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--cache-from", action="append", default=[], metavar="REF", help="an image whose layers are trusted and taken"
     )
-    parser.add_argument("--verify-cache", action="store_true", help="make every layer, and compare with --cache-from")
+    parser.add_argument(
+        "--verify-cache", action="store_true", help="make every layer, and compare with the lock and --cache-from"
+    )
     parser.add_argument("--explain", action="store_true", help="say what changed, and what the next pull costs")
     parser.add_argument(
         "--against", metavar="REF", help="the image that --explain compares with (default: --cache-from)"
@@ -81,8 +85,10 @@ def run(args: argparse.Namespace) -> int:
         built, image, before, delivery = made.built, made.image, made.before, made.delivery
         names, destinations, digest = made.names, made.destinations, made.image.digest
         console.close()
-        for item in built:
+        for item, reuse in zip(built, made.reuse, strict=True):
             _summary(console, item, delivery.blobs, several=len(built) > 1)
+            if reuse.verifies:
+                console.say(_verified(reuse, len(item.rows)))
             if before is not None:
                 _explain(console, before, item.image)
         _say_how_to_run(console, destinations, names, delivery.unchanged, image)
@@ -102,6 +108,7 @@ class _Made(NamedTuple):
     delivery: Delivery
     names: Sequence[str]
     destinations: Sequence[str]
+    reuse: Sequence[Reuse]
 
 
 def _make(args: argparse.Namespace, request: Request, given: Sequence[str], workshop: Workshop) -> _Made:
@@ -109,14 +116,14 @@ def _make(args: argparse.Namespace, request: Request, given: Sequence[str], work
     from wain.pipeline import Ahead, carry_out, deliver, plan
 
     decided = plan(request, workshop)
+    before = _before(args, decided, workshop) if args.explain or args.against else None
     names: list[str] = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
     destinations = given or _default_destinations(decided)
     with Ahead(destinations, workshop) as ahead:
         built = carry_out(decided, request, workshop, made=ahead.send)
         image = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
-        before = _before(args, decided, workshop) if args.explain or args.against else None
         delivery = deliver(image, destinations, names, workshop, ahead=ahead)
-    return _Made(built, image, before, delivery, names, destinations)
+    return _Made(built, image, before, delivery, names, destinations, decided.reuse)
 
 
 def _default_destinations(plan: Plan) -> list[str]:
@@ -195,20 +202,44 @@ def _summary(console: Console, built: Built, blobs: Mapping[Digest, str], *, sev
         )
 
 
-def _before(args: argparse.Namespace, decided: Plan, workshop: Workshop) -> Image | Index:
+def _verified(reuse: Reuse, layers: int) -> str:
+    """What `--verify-cache` found, where it found nothing wrong."""
+    if not reuse.compared:
+        return "--verify-cache compared nothing: neither the lock nor --cache-from names a layer of this image"
+    return f"{reuse.compared} of {layers} layers were compared with the lock and --cache-from, and are the same"
+
+
+def _before(args: argparse.Namespace, decided: Plan, workshop: Workshop) -> Image | Index | None:
+    """What the new image is compared with: the one that is named, else the first of --cache-from that is there.
+
+    :raises UsageError: when nothing is named.
+    :raises WainError: when what --against names cannot be read.
+    """
+    from wain.errors import WainError
     from wain.transfer import read_image
 
-    names = [args.against] if args.against else (args.cache_from or list(decided.settings.cache_from))
+    if args.against:
+        return read_image(args.against, access=workshop.access)
+    names = args.cache_from or list(decided.settings.cache_from)
     if not names:
         raise UsageError("--explain has nothing to compare with", hint="Name the image before with --against REF.")
-    return read_image(names[0], access=workshop.access)
+    for name in names:
+        with contextlib.suppress(WainError):  # why it is not read was told when its layers were looked for
+            return read_image(name, access=workshop.access)
+    workshop.say("--explain has nothing to compare with yet")
+    return None
 
 
 def _explain(console: Console, before: Image | Index, image: Image) -> None:
     from wain.explain import next_pull
     from wain.image import Index
 
-    pull = next_pull(before.image_for(image.platform) if isinstance(before, Index) else before, image)
+    images = before.images if isinstance(before, Index) else (before,)
+    old = next((item for item in images if item.platform.same_as(image.platform)), None)
+    if old is None:
+        console.say(f"there was no image for {image.platform} before: all of it is new")
+        return
+    pull = next_pull(old, image)
     for change in pull.changes():
         console.say(_change(change))
     console.say(
@@ -254,16 +285,18 @@ def _say_how_to_run(
     unchanged: Collection[str],
     image: Image | Index,
 ) -> None:
+    from wain.names import ArchiveReference, DaemonReference, LayoutReference, parse_reference
+
     for destination in destinations:
-        if destination.startswith("archive:") or destination.endswith(".tar"):
-            path = destination.removeprefix("archive:")
+        reference = parse_reference(destination)
+        if isinstance(reference, ArchiveReference):
             state = "is as it was" if destination in unchanged else "is written"
-            loaded = f"docker load -i {shlex.quote(path)} && {_run_command(image, names[0])}"
-            console.say(f"{path} {state}; run it with: {loaded}")
-        elif destination.startswith("daemon:"):
-            console.say(f"loaded; run it with: {_run_command(image, destination.removeprefix('daemon:'))}")
-        elif destination.startswith("oci:"):
-            console.say(f"{destination.removeprefix('oci:')} is written")
+            loaded = f"docker load -i {shlex.quote(str(reference.path))} && {_run_command(image, names[0])}"
+            console.say(f"{reference.path} {state}; run it with: {loaded}")
+        elif isinstance(reference, DaemonReference):
+            console.say(f"loaded; run it with: {_run_command(image, reference.name)}")
+        elif isinstance(reference, LayoutReference):
+            console.say(f"{str(reference).removeprefix('oci:')} is written")
         else:
             console.say(f"pushed {destination}")
 
