@@ -68,7 +68,7 @@ def reuse_for(
             sources.append(Source(who=who, layers=layers_of(image), wheels=KnownWheels.of_image(image)))
     names = (*request.destinations, *(request.cache_from or settings.cache_from))
     places = [place for name in names if isinstance(place := parse_reference(name), RegistryReference)]
-    return Reuse(sources, places, workshop.access, verify=request.verify_cache)
+    return Reuse(sources, places if request.reuses else (), workshop.access, verify=request.verify_cache)
 
 
 def _locked_layers(lock: Lock | None) -> list[dict[str, JSON]]:

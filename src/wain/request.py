@@ -43,6 +43,8 @@ class Request(Record, frozen=True, kw_only=True):
     cache_from: tuple[str, ...] = ()
     """Images whose layers are trusted and taken where they fit."""
     verify_cache: bool = False
+    reuses: bool = True
+    """Whether registries are asked for layers; without, all that the store lacks is made."""
     compiles: bool | None = None
     tells: bool = False
     """Whether somebody reads more than the result: what bytecode would do, which native libraries are missing."""

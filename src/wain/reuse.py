@@ -13,6 +13,7 @@ import re
 import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import BinaryIO
 
 from msgspec import Struct
 
@@ -184,10 +185,16 @@ class Reuse:
         self._lock = threading.Lock()
         self._present: dict[RegistryReference, set[Digest]] = {}
         self._compared: set[Digest] = set()
+        self._was_read = False
 
     @property
     def verifies(self) -> bool:
         return self._verify
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the bytes of a layer that was found were asked of a registry."""
+        return self._was_read
 
     @property
     def compared(self) -> int:
@@ -237,7 +244,7 @@ class Reuse:
                 if known.digest in self._kept(place):
                     where = f"{place.registry}/{place.repository}"
                     log.info("%s: %s has it, with the digest that %s has", known.created_by, where, source.who)
-                    return _in_registry(known, place, self._access)
+                    return self._in_registry(known, place)
             if self._places:
                 log.info("%s: %s has its digest, and no registry has it", known.created_by, source.who)
         return None
@@ -260,6 +267,24 @@ class Reuse:
                 with self._lock:
                     self._compared.add(known.key)
 
+    def _in_registry(self, known: KnownLayer, place: RegistryReference) -> Layer:
+        descriptor = Descriptor(media_type=LAYER_GZIP, digest=known.digest, size_bytes=known.size_bytes)
+
+        def source() -> BinaryIO:
+            self._was_read = True
+            return registry.open_blob(place, descriptor, access=self._access)
+
+        return Layer(
+            digest=known.digest,
+            diff_id=known.diff_id,
+            size_bytes=known.size_bytes,
+            source=source,
+            unpacked_bytes=known.unpacked_bytes,
+            created_by=known.created_by,
+            annotations={RECIPE_KEY: known.key},
+            origin=f"{place.registry}/{place.repository}",
+        )
+
     def _kept(self, place: RegistryReference) -> set[Digest]:
         with self._lock:
             if place not in self._present:
@@ -270,20 +295,6 @@ class Reuse:
                     log.warning("%s is not asked for layers: %s", place.registry, error.message)
                     self._present[place] = set()
             return self._present[place]
-
-
-def _in_registry(known: KnownLayer, place: RegistryReference, access: Access) -> Layer:
-    descriptor = Descriptor(media_type=LAYER_GZIP, digest=known.digest, size_bytes=known.size_bytes)
-    return Layer(
-        digest=known.digest,
-        diff_id=known.diff_id,
-        size_bytes=known.size_bytes,
-        source=lambda: registry.open_blob(place, descriptor, access=access),
-        unpacked_bytes=known.unpacked_bytes,
-        created_by=known.created_by,
-        annotations={RECIPE_KEY: known.key},
-        origin=f"{place.registry}/{place.repository}",
-    )
 
 
 def layers_of(image: Image) -> tuple[KnownLayer, ...]:

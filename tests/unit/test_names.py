@@ -95,5 +95,5 @@ def test_where_references_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert parse_reference("docker-daemon:app:1") == DaemonReference(name="app:1")
     assert parse_reference("docker://host:1/app:2") == parse_registry_reference("host:1/app:2")
     for text in ("oci:", "archive:", "daemon:", "oci-archive:x.tar", "docker-archive:x.tar:app:1"):
-        with pytest.raises(UsageError, match="nothing follows|is not known|given with -t"):
+        with pytest.raises(UsageError, match=r"nothing follows|is not known|given with -t"):
             parse_reference(text)

@@ -20,7 +20,7 @@ from wain.names import parse_registry_reference
 from wain.oci import History
 from wain.registry import read, write
 from wain.reuse import KnownLayer, KnownWheels, layers_of
-from wain.testing import Fault, LoopbackRegistry, random_image, random_index
+from wain.testing import Fault, LoopbackRegistry, Request, random_image, random_index
 from wain.transport import Transport
 
 __all__ = ["index", "wain"]
@@ -225,6 +225,27 @@ def test_a_registry_that_fails_when_it_is_asked_for_layers(
         registry.faults.append(Fault(when=lambda request: "/blobs/" in request.path, times=None, **fault))
         assert _push(wain, other, "app", "--cache-from", registry.reference("app")) == digest
     assert "is not asked for layers" in wain.err or "no layers are taken" in wain.err
+
+
+@pytest.mark.parametrize("fault", [{"status": 404}, {"status": 500}, {"cut": "body"}, {"corrupt": True}])
+def test_a_registry_that_does_not_give_what_it_has(
+    wain: Wain, registry: LoopbackRegistry, fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transport, "_backoff", lambda self, attempt: 0.0)
+    monkeypatch.setattr("wain.registry.time.sleep", lambda seconds: None)
+    _lock(wain)
+    digest = wain.build()
+    earlier = parse_registry_reference(_push(wain, registry, "app") and registry.reference("app"))
+    layers = {layer.digest for layer in read(earlier).layers}  # type: ignore[union-attr]
+    _fresh(wain, registry)
+
+    def asks_for_a_layer(request: Request) -> bool:
+        return request.method == "GET" and request.path.rpartition("/")[2] in layers
+
+    registry.faults.append(Fault(when=asks_for_a_layer, times=None, **fault))
+    assert wain.build("--cache-from", str(earlier)) == digest
+    assert "once more, without the layers that a registry has" in wain.err
+    assert wain.image().digest == digest
 
 
 def test_a_tag_that_is_only_pushed_to_is_not_believed(wain: Wain, registry: LoopbackRegistry) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,10 +113,27 @@ class _Made(NamedTuple):
 
 
 def _make(args: argparse.Namespace, request: Request, given: Sequence[str], workshop: Workshop) -> _Made:
-    from wain.image import Index
-    from wain.pipeline import Ahead, carry_out, deliver, plan
+    """Makes the image; once more without the layers that a registry has, where it does not give their bytes."""
+    from wain.errors import HashMismatch, TransferError
+    from wain.pipeline import plan
 
     decided = plan(request, workshop)
+    try:
+        return _make_once(args, request, given, workshop, decided)
+    except (TransferError, HashMismatch) as error:
+        if not any(reuse.was_read for reuse in decided.reuse):
+            raise
+        workshop.say(f"warning: once more, without the layers that a registry has: {error.message}")
+    request = replace(request, reuses=False)
+    return _make_once(args, request, given, workshop, plan(request, workshop))
+
+
+def _make_once(
+    args: argparse.Namespace, request: Request, given: Sequence[str], workshop: Workshop, decided: Plan
+) -> _Made:
+    from wain.image import Index
+    from wain.pipeline import Ahead, carry_out, deliver
+
     before = _before(args, decided, workshop) if args.explain or args.against else None
     names: list[str] = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
     destinations = given or _default_destinations(decided)
