@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -114,6 +113,8 @@ class _Made(NamedTuple):
 
 def _make(args: argparse.Namespace, request: Request, given: Sequence[str], workshop: Workshop) -> _Made:
     """Makes the image; once more without the layers that a registry has, where it does not give their bytes."""
+    from msgspec.structs import replace
+
     from wain.errors import HashMismatch, TransferError
     from wain.pipeline import plan
 
