@@ -143,6 +143,7 @@ def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
             say(f"{seconds_left():.0f} s are left for more rounds")
             carry_out(chosen)
         return {
+            "minutes": None if full else budget / 60,
             "profiles": profiles,
             "scenarios": run.scenarios,
             "cells": run.cells,

@@ -299,7 +299,7 @@ def _docker(
 def buildah_pip(name: str, *, flags: str) -> Builder:
     """`buildah build --layers` with pip, without a daemon."""
 
-    def call(job: Job, *words: str | Path, timeout_seconds: float = 120) -> Finished:
+    def call(job: Job, *words: str | Path, timeout_seconds: float = 600) -> Finished:
         folder = job.place.folder / "buildah"
         folder.mkdir(exist_ok=True)
         return job.place.machine.run(

@@ -36,11 +36,10 @@ _UNFAIR = """\
 
 - To pip and `uv pip`: wain reads a lock with hashes (`pylock.toml`) and `uv sync` its own (`uv.lock`), made of the same
   pins before the clock starts, as their users have them. pip and `uv pip` read requirements where all is pinned, and
-  resolve them again; they check no hashes. `wain, no lock` reads those too.
+  resolve them again, with the index's hashes alone. `wain, no lock` reads those too.
 - To `uv sync`: its Dockerfile is the one that its guide has for projects, whose second `uv sync` runs on every change
   of the source. A project that is no package, as these are, has nothing to install then, and `uv pip`, after which
   nothing runs, is faster there. Where it is the faster of the two, the table above says so.
-- To wain: a project that is a package would have a wheel built and installed by all; here nobody builds one.
 - To docker and buildah: the index and the registry are on loopback, so downloads, at which wain is not faster than
   uv, weigh less than on most networks. Fewer bytes to the registry, where wain gains, weigh less too.
 - To docker: it unpacks what it builds into its store and can run it at once. wain hands the image to the registry only.
@@ -132,7 +131,8 @@ def _machine(document: Document) -> Iterator[str]:
                 " **The machine was busy with other work: seconds by the clock mean little here, those of the processor"
                 " more.**"
             )
-        yield f"Versions: {versions}. The {builds.get('form')} form, {builds.get('at')}.{told}"
+        minutes = f" in {builds['minutes']:.0f} minutes" if builds.get("minutes") else ""
+        yield f"Versions: {versions}. The {builds.get('form')} form{minutes}, {builds.get('at')}.{told}"
 
 
 def _goals(document: Document) -> Iterator[str]:

@@ -46,6 +46,8 @@ def _document() -> Document:
         "parts": {
             "builds": {
                 "form": "short",
+                "minutes": 35.0,
+                "versions": {"wain": "1.2"},
                 "at": "2026-01-02 03:04 UTC",
                 "failures": ["data, buildah: it broke"],
                 "scenarios": {"data": {"title": "some", "distributions": 25, "python": "3.13", "bump": "a 1 -> 2"}},
@@ -82,6 +84,7 @@ def test_the_document_says_what_was_measured(tmp_path: Path) -> None:
     assert "| cold build | 9.00 | 1.00 | 19 | 9.0 | 7.00 | 50.0 | 6.99 |" in text
     assert "| anonymous memory, gpu, whole cold build | at most 250 MiB | 19 MiB | 1 | holds |" in text
     assert "| 1.5 s, no request to the index, 200 KB up | 0.40 s, 0 requests, 9.0 KB | 1 | holds |" in text
+    assert "Versions: wain 1.2. The short form in 35 minutes, 2026-01-02 03:04 UTC." in text
     assert "earlier form" not in text
     assert "- data, buildah: it broke" in text
     linked = [line.partition("(")[2].rstrip(")") for line in text.split("\n") if line.startswith("![")]
