@@ -66,7 +66,7 @@ def choose_base(project: Project, settings: WainSettings, request: Request, lock
         if python.is_firm and python.minor != suites[suite]:
             raise PythonError(
                 f"{wanted} has Python {suites[suite]}, and {python.reason} says {python.minor}",
-                hint=f"Use another base (python:{python.minor}-slim), or leave one of the two out.",
+                hint=other_python_hint(python, wanted),
             )
         chosen = PythonChoice(minor=suites[suite], reason=f"the base {wanted}", is_firm=True)
         return BaseChoice(name=wanted, python=chosen, suite=suite)
@@ -76,6 +76,13 @@ def choose_base(project: Project, settings: WainSettings, request: Request, lock
         suite = SUITES[python.minor]
         return BaseChoice(name=f"debian:{suite}", python=python, suite=suite)
     return BaseChoice(name=f"python:{python.minor}-slim", python=python, suite=None)
+
+
+def other_python_hint(python: PythonChoice, base: str) -> str:
+    """What to do where a base has another Python than was chosen."""
+    if python.reason == "the lock":
+        return f"Lock again for this base: wain lock --base {base}."
+    return f"Use a base with that Python, such as python:{python.minor}-slim."
 
 
 def told(choice: BaseChoice, facts: BaseFacts | None = None) -> str:

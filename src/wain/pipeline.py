@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, ClassVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from wain.base_choice import BaseChoice, base_lock, bases_for, choose_base, referenced, target_of, told
+from wain.base_choice import (
+    BaseChoice,
+    base_lock,
+    bases_for,
+    choose_base,
+    other_python_hint,
+    referenced,
+    target_of,
+    told,
+)
 from wain.bases import base_facts
 from wain.build import Built, build, build_dependencies
 from wain.digest import Digest
@@ -69,7 +78,8 @@ def lock_project(request: Request, workshop: Workshop, *, before: Lock | None, u
     settings = wain_settings(project.path).with_builds(request.builds)
     index = index_settings(project.path, flags=request.index_flags, wain=settings)
     earlier = None if upgrade is not None and not upgrade else before
-    choice = choose_base(project, settings, request, earlier)
+    # The Python of the lock before is that of the base it was made for, which another base need not have.
+    choice = choose_base(project, settings, request, None if request.base or settings.base else earlier)
     workshop.say(told(choice))
     base: JSON
     if choice.suite is not None:
@@ -152,7 +162,7 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
     if choice.suite is not None and lock is None:
         workshop.say(told(choice))
     platforms = platforms_for(request, settings, early)
-    if request.locked and early is not None:
+    if lock is None and early is not None:
         _check_platforms(early, platforms)
     earlier = earlier_images(request.cache_from or settings.cache_from, platforms, workshop)
     reuse = tuple(reuse_for(platform, early, earlier, request, settings, workshop) for platform in platforms)
@@ -165,7 +175,7 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
         if choice.python.is_firm and fact.python.short != choice.python.minor:
             raise PythonError(
                 f"{choice.name} has Python {fact.python}, and {choice.python.reason} says {choice.python.minor}",
-                hint=f"Use a base with that Python, such as python:{choice.python.minor}-slim.",
+                hint=other_python_hint(choice.python, choice.name),
             )
     targets = tuple(fact.target for fact in facts)
     extras = request.extras or settings.extras

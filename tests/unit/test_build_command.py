@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -18,7 +19,7 @@ from tests.unit.layer_maker import make_layer
 from tests.unit.test_bases import image_of
 from tests.unit.wain_project import Wain, index, wain
 from wain.digest import Digest
-from wain.errors import LockError, ProjectError
+from wain.errors import DebianError, LockError, ProjectError, PythonError
 from wain.image import Image, check_image
 from wain.layout import write as write_layout
 from wain.names import LayoutReference
@@ -350,3 +351,17 @@ def test_push_takes_the_names_of_the_settings(wain: Wain) -> None:
         wain.build("--push")
         assert registry.requests("PUT", "/manifests/")
     assert wain.err.splitlines()[-1] == f"pushed {name}"
+
+
+def test_a_lock_is_made_anew_for_another_base(wain: Wain) -> None:
+    (wain.project / "pyproject.toml").write_text('[tool.wain]\ndebian-mirrors = ["http://127.0.0.1:9/debian"]\n')
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
+    lock = wain.project / "pylock.toml"
+    text = re.sub(r'\nbase = ".*"\n', "\n", lock.read_text())
+    lock.write_text(
+        text + '\n[[tool.wain.base]]\nsuite = "bookworm"\npython = "3.11"\nplatform = "linux/amd64"\npackages = []\n'
+    )
+    wain("build", str(wain.project), "--base", "debian:trixie", code=PythonError.exit_code)
+    assert "wain lock --base debian:trixie" in wain.err
+    wain("lock", str(wain.project), "--base", "debian:trixie", code=DebianError.exit_code)
+    assert "base debian:trixie, made of Debian packages: Python 3.13" in wain.err

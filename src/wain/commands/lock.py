@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output) if args.output else project / "pylock.toml"
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent} is no folder", hint="Make it, or name another file.")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise OutputError(f"{output} may not be written", hint="Change its mode, or name another file with -o.")
     upgrade: Sequence[str] | None = None
     if args.upgrade is not None:
         upgrade = [normalize_name(name) for name in args.upgrade] if all(args.upgrade) else []

@@ -28,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
         moved = rebase(image, args.onto, workshop)
         destinations = args.output or [args.image]
         deliver(moved, destinations, args.tag, workshop)
-    args.console.say(f"{args.image} stands on {args.onto} now, in {', '.join(destinations)}")
+    if moved.digest == image.digest:
+        args.console.say(f"{args.image} stands on {args.onto} already")
+    else:
+        args.console.say(f"{args.image} stands on {args.onto} now, in {', '.join(destinations)}")
     print(moved.digest)
     return 0
