@@ -321,6 +321,9 @@ class _Resolution:
             environ["UV_OFFLINE"] = "1"
         if settings.cert:
             environ["SSL_CERT_FILE"] = str(settings.cert)
+        elif not settings.uv_configuration:
+            # The authorities that this machine trusts, as pip and wain's own requests have them; uv brings its own.
+            environ.setdefault("UV_SYSTEM_CERTS", "true")
         if settings.client_cert:
             environ["SSL_CLIENT_CERT"] = str(settings.client_cert)
         if settings.proxy:
