@@ -8,8 +8,9 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -36,6 +37,7 @@ from wain.resolve import _line_text, find_interpreter, python_platform
 from wain.settings import IndexSettings, index_settings
 from wain.store import Store
 from wain.transport import HttpSettings, Transport
+from wain.uv_process import UvResult, run_uv
 
 SECRET = "s3cr3t-p4ss"
 
@@ -688,6 +690,26 @@ default = true
     chosen = private.select(private.lock(settings=settings)).values()
     fetched = fetch_selected(chosen, store=private.store, transport=private.transport, settings=settings)
     assert len(fetched) == 2
+
+
+def test_uv_trusts_whom_this_machine_trusts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Mapping[str, str]] = []
+
+    def recorded(arguments: Sequence[str], *, environ: Mapping[str, str], **options: Any) -> UvResult:
+        given.append(environ)
+        return run_uv(arguments, environ=environ, **options)
+
+    monkeypatch.setattr("wain.resolve.run_uv", recorded)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    bench.index.add("a", "1.0")
+    bench.write("requirements.txt", "a\n")
+    bench.lock()
+    assert given[-1]["UV_SYSTEM_CERTS"] == "true"
+    assert "SSL_CERT_FILE" not in given[-1]
+    cert = bench.write("ca.pem", "")
+    bench.lock(settings=replace(bench.settings, cert=cert), refresh=True)
+    assert given[-1]["SSL_CERT_FILE"] == str(cert)
+    assert "UV_SYSTEM_CERTS" not in given[-1]
 
 
 def test_find_interpreter(bench: Bench) -> None:
