@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -180,3 +181,37 @@ def test_a_command_is_timed_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert found["stages"]["imports"] > 0.02 and found["stages"]["project and settings"] > 0
     loaded = sum(end - start for start, end in found["imports"])
     assert found["stages"]["imports"] <= loaded + 1e-6
+
+
+def test_a_run_that_is_ended_twice_still_removes_what_it_made(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from benchmarks.__main__ import end_in_order\n"
+        "folder = Path(sys.argv[1])\n"
+        "end_in_order()\n"
+        "folder.mkdir()\n"
+        "try:\n"
+        "    print('made', flush=True)\n"
+        "    time.sleep(60)\n"
+        "finally:\n"
+        "    print('removing', flush=True)\n"
+        "    time.sleep(0.5)\n"
+        "    folder.rmdir()\n"
+    )
+    folder = tmp_path / "made"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            assert run.stdout is not None and run.stderr is not None
+            assert run.stdout.readline() == "made\n" and folder.exists()
+            run.send_signal(signal.SIGTERM)
+            assert run.stdout.readline() == "removing\n"
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                run.send_signal(number)
+            assert run.wait(30) == 128 + signal.SIGTERM
+            assert run.stderr.read().count("ends: what was started is ended and removed") == 1
+        finally:
+            run.kill()
+    assert not folder.exists()
