@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO, Protocol
 
 from msgspec.structs import replace
 
 from wain.digest import Digest
-from wain.errors import HashMismatch, ImageError
+from wain.errors import HashMismatch, ImageError, NotFound
 from wain.image import Artifact, Blob, Image, Index
 from wain.layers import Layer
 from wain.oci import (
@@ -37,6 +38,8 @@ CONTAINERD_NAME = "io.containerd.image.name"
 LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}'
 
 _MAX_MANIFESTS = 256
+_NOT_PASSED_ON = re.compile(r"\.nondistributable\.|\.foreign\.")
+"""In a media type: the layer may be fetched from its maker alone. Source: OCI image specification, layer.md."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is transferred, the bytes done and the bytes in all, where they are known."""
@@ -182,7 +185,7 @@ def read_manifest(content: Content, data: bytes) -> Image:
             digest=item.digest,
             diff_id=diff_id,
             size_bytes=item.size_bytes,
-            source=content.opener(item),
+            source=_opener(content, item),
             media_type=item.media_type,
             created_by=created_by,
             annotations=item.annotations,
@@ -191,6 +194,24 @@ def read_manifest(content: Content, data: bytes) -> Image:
         for item, diff_id, created_by in zip(manifest.layers, diff_ids, _created_by(config), strict=True)
     )
     return Image.from_documents(data, config, layers)
+
+
+def _opener(content: Content, descriptor: Descriptor) -> Callable[[], BinaryIO]:
+    """What opens a layer; one that may not be passed on is missing where the image is, which is told as such."""
+    opener = content.opener(descriptor)
+    if not _NOT_PASSED_ON.search(descriptor.media_type):
+        return opener
+
+    def open_layer() -> BinaryIO:
+        try:
+            return opener()
+        except (NotFound, ImageError) as error:
+            raise ImageError(
+                f"layer {descriptor.digest} may not be passed on, so {content.origin or 'the image'} is without it",
+                hint="Use an image without such layers (images of Windows have them).",
+            ) from error
+
+    return open_layer
 
 
 def _created_by(config: bytes) -> list[str]:

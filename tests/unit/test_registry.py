@@ -621,3 +621,15 @@ def test_a_token_server_that_says_nonsense(answer: bytes) -> None:
         assert parse_token(answer, "https://auth.example/token").value == "x"
     except AuthError as error:
         assert "gave no token" in error.message
+
+
+def test_a_layer_that_may_not_be_passed_on_is_named(registry: LoopbackRegistry) -> None:
+    image = random_image(1, layers=1)
+    kind = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+    image = replace(image, layers=(replace(image.layers[0], media_type=kind),), source_manifest=None)
+    registry.add_blob("app", image.config_bytes)
+    registry.add_manifest("app", image.manifest.to_bytes(), image.manifest.media_type, "1")
+    found = read(parse_registry_reference(registry.reference("app")))
+    assert isinstance(found, Image)
+    with pytest.raises(ImageError, match="may not be passed on"):
+        found.layers[0].open()
