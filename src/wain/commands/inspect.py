@@ -135,6 +135,8 @@ def _text(name: str, found: Image | Index, images: Sequence[Image], summaries: S
         ]
         blocks.append("\n".join(f"{key:<9} {_one_line(value)}" for key, value in facts))
         blocks.append(table(rows, right=frozenset((1, 2))))
+    if any(summary["unpacked_bytes"] is None for summary in summaries):
+        blocks.append("?: not known without reading the layers; --unpack reads them")
     return "\n\n".join(blocks)
 
 
