@@ -7,6 +7,7 @@ From the ground up:
 - `processes`: programs run to their end, or beside a test, within bounds.
 - `registry`: docker-registry, open, with a password, or with TLS; its storage and request log.
 - `index_front`: this machine's package index on loopback, kept on disk; its request log.
+- `wire`: a port in front of another that counts every byte.
 - `runtime`: umoci and runc, without a daemon, other architectures by emulation.
 - `machine`: namespaces for daemons, on the host's programs or on a Debian root.
 - `docker`, `trixie`: docker with the classic and with containerd's store, containerd, podman.

@@ -1,8 +1,9 @@
 """A front of this machine's package index on loopback: pip in a container and wain install from the same place.
 
 It serves what pip's own configuration here gives (index-url, extra-index-url, find-links, `file:` among them) as one
-simple index, keeps pages for a day and files for good in the tests' cache, and logs each request, so that measurements
-do not depend on the network. It is a process of its own: `python -m tests.real.machines.index_front LOG`.
+simple index that tells the hashes of a folder's files too, keeps pages for a day and files for good in the tests'
+cache, and logs each request, so that measurements do not depend on the network. It is a process of its own:
+`python -m tests.real.machines.index_front LOG`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.real.machines.places import cache_dir, locked
@@ -163,6 +164,7 @@ class _Store:
         self.folder = folder
         self._links: dict[str, _Link] = {}
         self._pages: dict[str, tuple[float, list[_Link]]] = {}
+        self._hashes: dict[str, str] = {}
         self._guard = threading.Lock()
         context = ssl.create_default_context(cafile=upstream.certificates)
         # file: is opened as a path, never through this opener.
@@ -183,13 +185,24 @@ class _Store:
                 found.setdefault(link.name, link)
         for place in self.upstream.links:
             for link in self._found_links(place):
-                if _project_of(link.name) == project:
-                    found.setdefault(link.name, link)
+                if _project_of(link.name) == project and link.name not in found:
+                    found[link.name] = self._with_hash(link)
         links = sorted(found.values(), key=lambda link: link.name)
         with self._guard:
             self._pages[project] = (time.time(), links)
             self._links.update({_token(link.url): link for link in links})
         return links
+
+    def _with_hash(self, link: _Link) -> _Link:
+        """A link that tells its file's hash where the file lies in a folder, which tells none itself."""
+        local = _local_path(link.url)
+        if local is None or link.sha256 is not None or not local.is_file():
+            return link
+        with self._guard:
+            if link.url not in self._hashes:
+                with open(local, "rb") as file:
+                    self._hashes[link.url] = hashlib.file_digest(file, "sha256").hexdigest()
+            return replace(link, sha256=self._hashes[link.url])
 
     def file_of(self, token: str, name: str) -> Path | None:
         """The file behind a link that a page of this front has shown, fetched and checked if it is not here yet."""

@@ -106,6 +106,13 @@ class Registry:
             found[f"{data.parts[-4]}:{data.parts[-2]}"] = data.stat().st_size
         return found
 
+    def blobs_of(self, repository: str) -> dict[str, int]:
+        """Those of one repository: digest -> size in bytes."""
+        root = self.storage / "docker/registry/v2/repositories" / repository
+        links = [*(root / "_layers").glob("*/*/link"), *(root / "_manifests/revisions").glob("*/*/link")]
+        digests = {link.read_text().strip() for link in links}
+        return {digest: self.blob_path(digest).stat().st_size for digest in digests}
+
     def blob_path(self, digest: str) -> Path:
         """The file in which the storage holds that blob."""
         algorithm, _, hexadecimal = digest.partition(":")
