@@ -77,19 +77,14 @@ class LockedWheels:
 
         :raises SdistError: when it does not build.
         """
-        from wain.sdists import BuildOptions, build_project
+        from wain.sdists import Builder, BuildOptions
 
         project, builds = self._project, self._settings.builds
-        built = build_project(
-            project.path,
-            name=project.name if project.has_project_table else None,
-            target=self._target,
-            indexes=self._indexes,
-            options=BuildOptions(env=builds.env_of(project.name), config_settings=builds.config_of(project.name)),
-            tell=self._workshop.say,
-        )
-        name = project.name if project.has_project_table else normalize_name(built.filename.split("-")[0])
-        return self._of_built(name, built)
+        options = BuildOptions(env=builds.env_of(project.name), config_settings=builds.config_of(project.name))
+        builder = Builder(target=self._target, indexes=self._indexes, options=options)
+        own_name = project.name if project.has_project_table else None
+        built = builder.project(project.path, name=own_name, tell=self._workshop.say)
+        return self._of_built(own_name or normalize_name(built.filename.split("-")[0]), built)
 
     def described(self, own: WheelInput) -> Project:
         """The project with what only its wheel tells, where pyproject.toml does not.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from msgspec import field
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from wain.backends import (
@@ -83,145 +83,120 @@ class BuildOptions(Record, frozen=True, kw_only=True):
     """Whether the build requirements are locked anew."""
 
 
-def build_sdist(
-    path: Path,
-    *,
-    filename: str,
-    digest: Digest,
-    name: str | None,
-    target: Target,
-    indexes: PackageIndexes,
-    version: str | None = None,
-    subdirectory: str | None = None,
-    options: BuildOptions | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> BuiltWheel:
-    """The wheel of an sdist for a target, from the store where the same was built before.
+class Builder(Struct, frozen=True, kw_only=True):
+    """Builds wheels for a target, each from the store where the same was built before.
 
-    :param digest: of the file, which was checked.
-    :param name: of the distribution, normalised; None where the file decides it.
-    :param environ: the environment that variables are taken from; this process's unless given.
-    :raises SdistError: when it is hostile, does not build, or what it builds does not fit the target.
-    :raises NoWheel: when only-binary forbids to build it.
+    Of everything that builds: SdistError is raised when it is hostile, does not build, or what it builds does not fit
+    the target, and NoWheel when only-binary forbids to build it. Where a `name` of a distribution is asked for, it is
+    normalised, and None where the file or folder decides it.
     """
-    source = BuildSource(
-        what=filename,
-        name=name,
-        version=version,
-        digest=digest,
-        subdirectory=subdirectory or "",
-        place=lambda folder: unpack_sdist(path, folder, filename=filename) / (subdirectory or ""),
-    )
-    return _Build(source, target, indexes, options or BuildOptions(), environ).run()
 
+    target: Target
+    indexes: PackageIndexes
+    options: BuildOptions = BuildOptions()
+    environ: Mapping[str, str] | None = None
+    """The environment that variables are taken from; this process's unless given."""
 
-def build_project(
-    folder: Path,
-    *,
-    name: str | None,
-    target: Target,
-    indexes: PackageIndexes,
-    options: BuildOptions | None = None,
-    environ: Mapping[str, str] | None = None,
-    tell: Callable[[str], None] | None = None,
-) -> BuiltWheel:
-    """The wheel of a project's folder for a target, built from a copy: nothing is written into the folder.
+    def sdist(
+        self,
+        path: Path,
+        *,
+        filename: str,
+        digest: Digest,
+        name: str | None,
+        version: str | None = None,
+        subdirectory: str | None = None,
+    ) -> BuiltWheel:
+        """The wheel of an sdist.
 
-    :param name: of the distribution, normalised, where it is known.
-    :param tell: hears that it is built, and why, in place of a warning.
-    :raises SdistError: when it does not build, or what it builds does not fit the target.
-    """
-    files = project_sources(folder)
-    source = BuildSource(
-        what=name or folder.resolve().name,
-        name=name,
-        version=None,
-        digest=files.digest,
-        subdirectory="",
-        place=lambda target_folder: copy_project(files, target_folder),
-        tell=tell,
-    )
-    return _Build(source, target, indexes, options or BuildOptions(), environ).run()
+        :param digest: of the file, which was checked.
+        """
+        return self._built(
+            BuildSource(
+                what=filename,
+                name=name,
+                version=version,
+                digest=digest,
+                subdirectory=subdirectory or "",
+                place=lambda folder: unpack_sdist(path, folder, filename=filename) / (subdirectory or ""),
+            )
+        )
 
+    def project(self, folder: Path, *, name: str | None, tell: Callable[[str], None] | None = None) -> BuiltWheel:
+        """The wheel of a project's folder, built from a copy: nothing is written into the folder.
 
-def build_editable(
-    folder: Path,
-    place: EditablePlace,
-    *,
-    name: str | None,
-    target: Target,
-    indexes: PackageIndexes,
-    options: BuildOptions | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> BuiltWheel:
-    """The editable wheel of a project that will stand at a place, built from a copy of all that is in its folder.
+        :param tell: hears that it is built, and why, in place of a warning.
+        """
+        files = project_sources(folder)
+        return self._built(
+            BuildSource(
+                what=name or folder.resolve().name,
+                name=name,
+                version=None,
+                digest=files.digest,
+                subdirectory="",
+                place=lambda target_folder: copy_project(files, target_folder),
+                tell=tell,
+            )
+        )
 
-    :raises NotEditable: when it has to be made where it will stand.
-    :raises SdistError: when it does not build.
-    """
-    source = BuildSource(
-        what=name or folder.name,
-        name=name,
-        version=None,
-        digest=snapshot_digest(snapshot(folder)),
-        subdirectory="",
-        place=lambda target_folder: shutil.copytree(folder, target_folder / "project", symlinks=True),
-        editable=place,
-    )
-    return _Build(source, target, indexes, options or BuildOptions(), environ).run()
+    def editable(self, folder: Path, place: EditablePlace, *, name: str | None) -> BuiltWheel:
+        """The editable wheel of a project that will stand at a place, built from a copy of all that is in its folder.
 
+        :raises NotEditable: when it has to be made where it will stand.
+        """
+        return self._built(
+            BuildSource(
+                what=name or folder.name,
+                name=name,
+                version=None,
+                digest=snapshot_digest(snapshot(folder)),
+                subdirectory="",
+                place=lambda target_folder: shutil.copytree(folder, target_folder / "project", symlinks=True),
+                editable=place,
+            )
+        )
 
-def build_repository(
-    vcs: VcsSource,
-    *,
-    name: str | None,
-    target: Target,
-    indexes: PackageIndexes,
-    version: str | None = None,
-    options: BuildOptions | None = None,
-    environ: Mapping[str, str] | None = None,
-    credential_urls: Sequence[str] = (),
-) -> BuiltWheel:
-    """The wheel of a commit of a git repository; what was built before is not cloned again.
+    def repository(
+        self, vcs: VcsSource, *, name: str | None, version: str | None = None, credential_urls: Sequence[str] = ()
+    ) -> BuiltWheel:
+        """The wheel of a commit of a git repository; what was built before is not cloned again.
 
-    :param credential_urls: URLs that may hold the repository's user and password; they reach git alone, and not
-        by its arguments.
-    :raises SdistError: when it cannot be cloned, does not build, or what it builds does not fit the target.
-    """
-    url, offline = strip_credentials(vcs.url), indexes.transport.offline
-    source = BuildSource(
-        what=f"{name or url} at {vcs.commit[:12]}",
-        name=name,
-        version=version,
-        digest=Digest.of(canonical_json({"type": vcs.type, "url": url, "commit": vcs.commit})),
-        subdirectory=vcs.subdirectory or "",
-        place=lambda folder: (
-            clone_repository(vcs.type, url, vcs.commit, folder, credential_urls=credential_urls, offline=offline)
-            / (vcs.subdirectory or "")
-        ),
-    )
-    return _Build(source, target, indexes, options or BuildOptions(), environ).run()
+        :param credential_urls: URLs that may hold the repository's user and password; they reach git alone, and not
+            by its arguments.
+        :raises SdistError: also when it cannot be cloned.
+        """
+        url, offline = strip_credentials(vcs.url), self.indexes.transport.offline
+        return self._built(
+            BuildSource(
+                what=f"{name or url} at {vcs.commit[:12]}",
+                name=name,
+                version=version,
+                digest=Digest.of(canonical_json({"type": vcs.type, "url": url, "commit": vcs.commit})),
+                subdirectory=vcs.subdirectory or "",
+                place=lambda folder: (
+                    clone_repository(
+                        vcs.type, url, vcs.commit, folder, credential_urls=credential_urls, offline=offline
+                    )
+                    / (vcs.subdirectory or "")
+                ),
+            )
+        )
+
+    def _built(self, source: BuildSource) -> BuiltWheel:
+        return _Build(source, self).run()
 
 
 class _Build:
     """One build: finds what it depends on, looks for it in the store, else runs the back end."""
 
-    def __init__(
-        self,
-        source: BuildSource,
-        target: Target,
-        indexes: PackageIndexes,
-        options: BuildOptions,
-        environ: Mapping[str, str] | None,
-        *,
-        depth: int = 0,
-    ) -> None:
+    def __init__(self, source: BuildSource, builder: Builder, *, depth: int = 0) -> None:
         self._source = source
-        self._target = target
-        self._indexes = indexes
-        self._store: Store = indexes.store
-        self._options = options
-        self._environ = dict(os.environ if environ is None else environ)
+        self._target = builder.target
+        self._indexes = builder.indexes
+        self._store: Store = builder.indexes.store
+        self._options = builder.options
+        self._environ = dict(os.environ if builder.environ is None else builder.environ)
         self._depth = depth
 
     def run(self) -> BuiltWheel:
@@ -395,10 +370,13 @@ class _Build:
             subdirectory="",
             place=lambda folder: unpack_sdist(path, folder, filename=filename),
         )
-        options = BuildOptions(upgrade=self._options.upgrade)
-        return _Build(
-            source, self._interpreter.target, self._indexes, options, self._environ, depth=self._depth + 1
-        ).run()
+        builder = Builder(
+            target=self._interpreter.target,
+            indexes=self._indexes,
+            options=BuildOptions(upgrade=self._options.upgrade),
+            environ=self._environ,
+        )
+        return _Build(source, builder, depth=self._depth + 1).run()
 
     # -- what was built before -----------------------------------------------------------------------------
 

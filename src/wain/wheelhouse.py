@@ -115,38 +115,28 @@ def build_selected(
     :param digest: of the file, which is in the store; None for a folder or a repository.
     :raises SdistError: when it does not build.
     """
-    from wain.sdists import BuildOptions, build_editable, build_project, build_repository, build_sdist
+    from wain.sdists import Builder, BuildOptions
 
     options = BuildOptions(env=builds.env_of(item.name), config_settings=builds.config_of(item.name))
+    builder = Builder(target=target, indexes=indexes, options=options)
     package = item.package
     if package.directory is not None:
         place = Path(package.directory.path, package.directory.subdirectory or "")
         editable = editables.get(str(place))
         if editable is not None:
-            return build_editable(place, editable, name=item.name, target=target, indexes=indexes, options=options)
-        return build_project(place, name=item.name, target=target, indexes=indexes, options=options)
+            return builder.editable(place, editable, name=item.name)
+        return builder.project(place, name=item.name)
     if package.vcs is not None:
-        return build_repository(
-            package.vcs,
-            name=item.name,
-            version=item.version,
-            target=target,
-            indexes=indexes,
-            options=options,
-            credential_urls=credential_urls,
-        )
+        return builder.repository(package.vcs, name=item.name, version=item.version, credential_urls=credential_urls)
     if item.file is None or digest is None:
         raise LockError(f"{item.name} has neither a file nor a source in the lock", hint="Lock again.")
-    return build_sdist(
+    return builder.sdist(
         _path(indexes.store, digest, item.file.filename),
         filename=item.file.filename,
         digest=digest,
         name=item.name,
         version=item.version,
-        target=target,
-        indexes=indexes,
         subdirectory=package.subdirectory,
-        options=options,
     )
 
 

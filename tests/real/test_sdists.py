@@ -23,7 +23,7 @@ from wain import interpreters
 from wain.digest import Digest
 from wain.index import PackageIndexes
 from wain.interpreters import own_interpreter
-from wain.sdists import BuildOptions, BuiltWheel, build_project, build_sdist
+from wain.sdists import Builder, BuildOptions, BuiltWheel
 from wain.settings import IndexSettings
 from wain.store import Store
 from wain.transport import Transport
@@ -91,16 +91,14 @@ class Machine:
     def build(
         self, path: Path, *, environ: Mapping[str, str] | None = None, options: BuildOptions | None = None
     ) -> BuiltWheel:
-        return build_sdist(
-            path,
-            filename=path.name,
-            digest=Digest.of_file(path),
-            name=path.name.split("-")[0],
-            version="1.0",
+        builder = Builder(
             target=self.target,
             indexes=self.indexes,
-            options=options,
+            options=options or BuildOptions(),
             environ={"PATH": os.environ["PATH"], **(environ or {})},
+        )
+        return builder.sdist(
+            path, filename=path.name, digest=Digest.of_file(path), name=path.name.split("-")[0], version="1.0"
         )
 
     def file(self, built: BuiltWheel) -> Path:
@@ -299,9 +297,8 @@ def test_without_a_cache_no_cache_folder_is_touched(
     with store:
         indexes = PackageIndexes(settings, store=store, transport=Transport())
         path = make_sdist(tmp_path, "byhatchling")
-        target = own_interpreter(store).target
-        digest = Digest.of_file(path)
-        build_sdist(path, filename=path.name, digest=digest, name="byhatchling", target=target, indexes=indexes)
+        builder = Builder(target=own_interpreter(store).target, indexes=indexes)
+        builder.sdist(path, filename=path.name, digest=Digest.of_file(path), name="byhatchling")
     assert list(home.rglob("*")) == []
 
 
@@ -320,7 +317,7 @@ def test_a_project_takes_its_version_from_git_and_nothing_is_written_into_it(mac
         subprocess.run([*git, *words], cwd=project, check=True)
 
     def build() -> BuiltWheel:
-        return build_project(project, name="versioned", target=machine.target, indexes=machine.indexes)
+        return Builder(target=machine.target, indexes=machine.indexes).project(project, name="versioned")
 
     before = {path: path.is_file() and path.read_bytes() for path in project.rglob("*")}
     first = build()

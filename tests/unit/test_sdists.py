@@ -25,7 +25,7 @@ from wain.index import PackageIndexes
 from wain.interpreters import own_interpreter
 from wain.lock import VcsSource
 from wain.platforms import Platform, PythonVersion, Target
-from wain.sdists import BuildOptions, BuiltWheel, build_project, build_repository, build_sdist
+from wain.sdists import Builder, BuildOptions, BuiltWheel
 from wain.settings import IndexSettings
 from wain.store import Store
 from wain.transport import Transport
@@ -70,7 +70,7 @@ def make_sdist(
     return path
 
 
-class Builder:
+class Bench:
     """Builds with one store; the environment is empty but for PATH and what a test adds."""
 
     def __init__(self, root: Path, settings: IndexSettings | None = None) -> None:
@@ -78,6 +78,20 @@ class Builder:
         transport = Transport(offline=True)
         self.indexes = PackageIndexes(settings or IndexSettings(no_index=True), store=self.store, transport=transport)
         self.target = own_interpreter(self.store).target
+
+    def builder(
+        self,
+        *,
+        target: Target | None = None,
+        environ: dict[str, str] | None = None,
+        options: BuildOptions | None = None,
+    ) -> Builder:
+        return Builder(
+            target=target or self.target,
+            indexes=self.indexes,
+            options=options or BuildOptions(),
+            environ={"PATH": os.environ["PATH"], **(environ or {})},
+        )
 
     def sdist(
         self,
@@ -89,17 +103,8 @@ class Builder:
         name: str = "thing",
         version: str = "1.0",
     ) -> BuiltWheel:
-        return build_sdist(
-            path,
-            filename=path.name,
-            digest=Digest.of_file(path),
-            name=name,
-            version=version,
-            target=target or self.target,
-            indexes=self.indexes,
-            options=options,
-            environ={"PATH": os.environ["PATH"], **(environ or {})},
-        )
+        builder = self.builder(target=target, options=options, environ=environ)
+        return builder.sdist(path, filename=path.name, digest=Digest.of_file(path), name=name, version=version)
 
     def seen(self, built: BuiltWheel) -> dict[str, object]:
         path = self.store.path(built.digest)
@@ -119,18 +124,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def builder(tmp_path: Path) -> Iterator[Builder]:
-    made = Builder(tmp_path / "store")
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path / "store")
     with made.store:
         yield made
 
 
 def test_a_wheel_is_built_once_in_a_declared_environment(
-    builder: Builder, tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+    bench: Bench, tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = make_sdist(tmp_path)
-    first = builder.sdist(path, environ={"HOME": "/home/ann", "SECRET": "x", "CFLAGS": "-O1"})
-    seen = builder.seen(first)
+    first = bench.sdist(path, environ={"HOME": "/home/ann", "SECRET": "x", "CFLAGS": "-O1"})
+    seen = bench.seen(first)
     assert first.was_built
     assert first.reason == "it was not built before"
     assert seen["SECRET"] is None
@@ -139,19 +144,19 @@ def test_a_wheel_is_built_once_in_a_declared_environment(
     assert str(seen["cwd"]).startswith(f"{folder}/wain-")
     assert list(folder.iterdir()) == []
     with caplog.at_level(logging.DEBUG, "wain.sdists"):
-        second = builder.sdist(path, environ={"HOME": "/home/ben", "USER": "ben", "CFLAGS": "-O1", "UNRELATED": "y"})
+        second = bench.sdist(path, environ={"HOME": "/home/ben", "USER": "ben", "CFLAGS": "-O1", "UNRELATED": "y"})
     assert not second.was_built
     assert second.digest == first.digest
     assert "built before with the same source" in caplog.text
 
 
-def test_another_store_home_and_path_give_the_same_wheel(builder: Builder, tmp_path: Path) -> None:
+def test_another_store_home_and_path_give_the_same_wheel(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    other = Builder(tmp_path / "elsewhere/store")
+    other = Bench(tmp_path / "elsewhere/store")
     with other.store:
         moved = make_sdist(tmp_path / "elsewhere")
         environ = {"HOME": "/home/ben", "PATH": os.environ["PATH"] + ":/nowhere"}
-        assert other.sdist(moved, environ=environ).digest == builder.sdist(make_sdist(tmp_path)).digest
+        assert other.sdist(moved, environ=environ).digest == bench.sdist(make_sdist(tmp_path)).digest
 
 
 @pytest.mark.parametrize(
@@ -164,62 +169,62 @@ def test_another_store_home_and_path_give_the_same_wheel(builder: Builder, tmp_p
     ],
 )
 def test_what_the_build_depends_on_makes_another_wheel(
-    builder: Builder, tmp_path: Path, environ: dict[str, str], options: BuildOptions | None, reason: str
+    bench: Bench, tmp_path: Path, environ: dict[str, str], options: BuildOptions | None, reason: str
 ) -> None:
     path = make_sdist(tmp_path)
-    first = builder.sdist(path)
-    changed = builder.sdist(path, environ=environ, options=options)
+    first = bench.sdist(path)
+    changed = bench.sdist(path, environ=environ, options=options)
     assert changed.was_built
     assert reason in changed.reason
-    assert not builder.sdist(path, environ=environ, options=options).was_built
-    again = builder.sdist(path)
+    assert not bench.sdist(path, environ=environ, options=options).was_built
+    again = bench.sdist(path)
     assert not again.was_built
     assert again.digest == first.digest
 
 
 def test_a_secret_in_the_build_environment_stands_in_no_message(
-    builder: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = make_sdist(tmp_path)
     with caplog.at_level(logging.DEBUG):
         for value in ("hunter2", "hunter3"):
-            built = builder.sdist(path, options=BuildOptions(env={"SETTING": value}))
-            assert builder.seen(built)["SETTING"] == value
+            built = bench.sdist(path, options=BuildOptions(env={"SETTING": value}))
+            assert bench.seen(built)["SETTING"] == value
             assert "hunter" not in built.reason
     assert "hunter" not in caplog.text
 
 
-def test_a_changed_source_is_built_again(builder: Builder, tmp_path: Path) -> None:
-    builder.sdist(make_sdist(tmp_path))
-    changed = builder.sdist(make_sdist(tmp_path, files={"more.py": ""}))
+def test_a_changed_source_is_built_again(bench: Bench, tmp_path: Path) -> None:
+    bench.sdist(make_sdist(tmp_path))
+    changed = bench.sdist(make_sdist(tmp_path, files={"more.py": ""}))
     assert changed.was_built
     assert changed.reason == "its source changed"
 
 
 def test_a_changed_tool_or_linked_library_is_built_again(
-    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_sdist(tmp_path)
     monkeypatch.setattr(wain.sdists, "tool_identities", lambda *_, **__: {"cc": "cc 12"})
     monkeypatch.setattr(wain.sdists, "_linked", lambda wheel: (["libz.so.1"], None))
     library = ("/lib/libz.so.1", Digest.of(b"one"))
     monkeypatch.setattr(wain.sdists, "library_digest", lambda soname, store: library)
-    builder.sdist(path)
-    assert not builder.sdist(path).was_built
+    bench.sdist(path)
+    assert not bench.sdist(path).was_built
     library = ("/lib/libz.so.1", Digest.of(b"two"))
-    again = builder.sdist(path)
+    again = bench.sdist(path)
     assert again.was_built
     assert "library" in again.reason
-    assert not builder.sdist(path).was_built
+    assert not bench.sdist(path).was_built
     monkeypatch.setattr(wain.sdists, "tool_identities", lambda *_, **__: {"cc": "cc 13"})
-    assert "tools cc was cc 12, is cc 13" in builder.sdist(path).reason
+    assert "tools cc was cc 12, is cc 13" in bench.sdist(path).reason
 
 
-def test_a_wheel_that_left_the_store_is_built_again(builder: Builder, tmp_path: Path) -> None:
+def test_a_wheel_that_left_the_store_is_built_again(bench: Bench, tmp_path: Path) -> None:
     path = make_sdist(tmp_path)
-    first = builder.sdist(path)
-    builder.store.drop(first.digest)
-    second = builder.sdist(path)
+    first = bench.sdist(path)
+    bench.store.drop(first.digest)
+    second = bench.sdist(path)
     assert (second.was_built, second.digest) == (True, first.digest)
 
 
@@ -228,30 +233,30 @@ def foreign(target: Target) -> Target:
     return Target(platform=Platform("linux", architecture), python=target.python, abi=target.abi)
 
 
-def test_a_pure_wheel_is_taken_for_another_platform_or_python(builder: Builder, tmp_path: Path) -> None:
+def test_a_pure_wheel_is_taken_for_another_platform_or_python(bench: Bench, tmp_path: Path) -> None:
     path = make_sdist(tmp_path)
-    assert builder.sdist(path, target=foreign(builder.target)).was_built
-    old = Target(platform=builder.target.platform, python=PythonVersion(major=3, minor=4, patch=0), abi="cp34")
-    assert builder.sdist(path, target=old).filename == "thing-1.0-py3-none-any.whl"
+    assert bench.sdist(path, target=foreign(bench.target)).was_built
+    old = Target(platform=bench.target.platform, python=PythonVersion(major=3, minor=4, patch=0), abi="cp34")
+    assert bench.sdist(path, target=old).filename == "thing-1.0-py3-none-any.whl"
 
 
-def test_a_platform_wheel_is_for_this_machine_alone(builder: Builder, tmp_path: Path) -> None:
-    own = builder.target
+def test_a_platform_wheel_is_for_this_machine_alone(bench: Bench, tmp_path: Path) -> None:
+    own = bench.target
     path = make_sdist(tmp_path, tag=f"{own.abi}-{own.abi}-linux_{own.platform.machine}")
-    assert builder.sdist(path).was_built
+    assert bench.sdist(path).was_built
     with pytest.raises(SdistError, match="does not fit") as caught:
-        builder.sdist(path, target=foreign(own))
+        bench.sdist(path, target=foreign(own))
     assert "--find-links" in caught.value.hint
 
 
 def test_a_wheel_that_needs_a_newer_c_library_than_the_bases_is_refused(
-    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wain.sdists, "_linked", lambda wheel: ([], (2, 99)))
     path = make_sdist(tmp_path)
     for _ in range(2):  # just built, and remembered
         with pytest.raises(SdistError, match=r"against glibc 2\.99"):
-            builder.sdist(path)
+            bench.sdist(path)
 
 
 @pytest.mark.parametrize(
@@ -278,20 +283,20 @@ def test_a_wheel_that_needs_a_newer_c_library_than_the_bases_is_refused(
     ],
 )
 def test_a_failed_build_says_why_and_leaves_nothing(
-    builder: Builder, tmp_path: Path, folder: Path, extra: str, message: str, hint: str
+    bench: Bench, tmp_path: Path, folder: Path, extra: str, message: str, hint: str
 ) -> None:
     path = make_sdist(tmp_path, extra=extra.replace("{", "{{"))
     with pytest.raises(SdistError, match=message) as caught:
-        builder.sdist(path)
+        bench.sdist(path)
     assert caught.value.hint
     assert hint in caught.value.hint
     assert list(folder.iterdir()) == []
 
 
-def test_credentials_in_the_output_of_a_build_are_left_out(builder: Builder, tmp_path: Path) -> None:
+def test_credentials_in_the_output_of_a_build_are_left_out(bench: Bench, tmp_path: Path) -> None:
     path = make_sdist(tmp_path, extra="sys.exit('no https://ann:hunter2@index.example/simple')")
     with pytest.raises(SdistError) as caught:
-        builder.sdist(path)
+        bench.sdist(path)
     assert "hunter2" not in caught.value.message
     assert "index.example" in caught.value.message
 
@@ -305,26 +310,26 @@ def test_credentials_in_the_output_of_a_build_are_left_out(builder: Builder, tmp
         '[build-system]\nrequires = []\nbackend-path = ["../x"]',
     ],
 )
-def test_a_malformed_pyproject_is_refused(builder: Builder, tmp_path: Path, pyproject: str) -> None:
+def test_a_malformed_pyproject_is_refused(bench: Bench, tmp_path: Path, pyproject: str) -> None:
     with pytest.raises(SdistError):
-        builder.sdist(make_sdist(tmp_path, files={"pyproject.toml": pyproject}))
+        bench.sdist(make_sdist(tmp_path, files={"pyproject.toml": pyproject}))
 
 
-def test_a_wrong_version_is_refused(builder: Builder, tmp_path: Path) -> None:
+def test_a_wrong_version_is_refused(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(SdistError, match=r"version 1\.0, not 2\.0"):
-        builder.sdist(make_sdist(tmp_path), version="2.0")
+        bench.sdist(make_sdist(tmp_path), version="2.0")
 
 
 def test_only_binary_forbids_builds(tmp_path: Path) -> None:
-    builder = Builder(tmp_path / "store", IndexSettings(no_index=True, only_binary=(":all:",)))
-    with builder.store, pytest.raises(NoWheel, match="only-binary"):
-        builder.sdist(make_sdist(tmp_path))
+    bench = Bench(tmp_path / "store", IndexSettings(no_index=True, only_binary=(":all:",)))
+    with bench.store, pytest.raises(NoWheel, match="only-binary"):
+        bench.sdist(make_sdist(tmp_path))
 
 
-def test_a_path_that_is_anothers_is_not_used(builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_is_anothers_is_not_used(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wain.workplace, "_FOLDER", tmp_path / "taken")
     (tmp_path / "taken").write_text("no folder")
-    seen = builder.seen(builder.sdist(make_sdist(tmp_path)))
+    seen = bench.seen(bench.sdist(make_sdist(tmp_path)))
     assert str(tmp_path) not in str(seen["cwd"])
     assert seen["CFLAGS"] is None  # setuptools would drop its own flags
 
@@ -334,9 +339,9 @@ def test_builds_of_the_same_at_once_build_once(tmp_path: Path) -> None:
     results: list[BuiltWheel] = []
 
     def build() -> None:
-        builder = Builder(tmp_path / "store")
-        with builder.store:
-            results.append(builder.sdist(path))
+        bench = Bench(tmp_path / "store")
+        with bench.store:
+            results.append(bench.sdist(path))
 
     threads = [threading.Thread(target=build) for _ in range(3)]
     for thread in threads:
@@ -347,29 +352,28 @@ def test_builds_of_the_same_at_once_build_once(tmp_path: Path) -> None:
     assert sorted(built.was_built for built in results) == [False, False, True]
 
 
-def test_what_a_killed_build_left_is_removed(builder: Builder, tmp_path: Path, folder: Path) -> None:
+def test_what_a_killed_build_left_is_removed(bench: Bench, tmp_path: Path, folder: Path) -> None:
     path = make_sdist(tmp_path)
-    built = builder.sdist(path)
-    place = Path(str(builder.seen(built)["cwd"])).parents[1]
+    built = bench.sdist(path)
+    place = Path(str(bench.seen(built)["cwd"])).parents[1]
     assert place.parent == folder
-    builder.store.drop(built.digest)
+    bench.store.drop(built.digest)
     (place / "source/old").mkdir(parents=True)
     place.chmod(0o700)
     (place / "link").symlink_to(tmp_path)
-    assert builder.sdist(path).digest == built.digest
+    assert bench.sdist(path).digest == built.digest
     assert not place.exists()
     assert (tmp_path / "store").exists()
 
 
-def test_a_project_is_built_from_a_copy(builder: Builder, tmp_path: Path) -> None:
+def test_a_project_is_built_from_a_copy(bench: Bench, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "pyproject.toml").write_text(PYPROJECT)
     (project / "backend.py").write_text(BACKEND.format(tag="py3-none-any", extra="open('left-behind', 'w')"))
-    environ = {"PATH": os.environ["PATH"]}
 
     def build() -> BuiltWheel:
-        return build_project(project, name="thing", target=builder.target, indexes=builder.indexes, environ=environ)
+        return bench.builder().project(project, name="thing")
 
     assert build().was_built
     assert not build().was_built
@@ -378,13 +382,13 @@ def test_a_project_is_built_from_a_copy(builder: Builder, tmp_path: Path) -> Non
     assert build().was_built
 
 
-def test_a_folder_that_is_no_project_is_refused(builder: Builder, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_project_is_refused(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SdistError, match=r"neither pyproject\.toml nor setup\.py"):
-        build_project(tmp_path / "empty", name=None, target=builder.target, indexes=builder.indexes)
+        bench.builder().project(tmp_path / "empty", name=None)
 
 
-def test_a_commit_is_cloned_and_built_once(builder: Builder, tmp_path: Path) -> None:
+def test_a_commit_is_cloned_and_built_once(bench: Bench, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()
     (repository / "pyproject.toml").write_text(PYPROJECT)
@@ -396,7 +400,7 @@ def test_a_commit_is_cloned_and_built_once(builder: Builder, tmp_path: Path) -> 
     source = VcsSource(type="git", url=str(repository), commit=said.stdout.strip())
 
     def build() -> BuiltWheel:
-        return build_repository(source, name="thing", target=builder.target, indexes=builder.indexes)
+        return bench.builder().repository(source, name="thing")
 
     assert build().was_built
     shutil.rmtree(repository)
