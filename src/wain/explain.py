@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from wain.image import Image
 from wain.layers import Layer
@@ -53,12 +54,20 @@ def next_pull(old: Image, new: Image) -> Pull:
     """What changes from one image to the next; config and manifest, some kilobytes, are left out."""
     had = {layer.digest for layer in old.layers}
     has = {layer.digest for layer in new.layers}
+    changed = tuple(layer for layer in _once(_with_steps(new)) if layer.digest not in had)
     return Pull(
-        containerd_bytes=sum(layer.size_bytes for layer in _once(new.layers) if layer.digest not in had),
+        containerd_bytes=sum(layer.size_bytes for layer in changed),
         classic_bytes=sum(layer.size_bytes for layer in new.layers[_same_below(old, new) :]),
-        changed=tuple(layer for layer in _once(new.layers) if layer.digest not in had),
-        gone=tuple(layer for layer in _once(old.layers) if layer.digest not in has),
+        changed=changed,
+        gone=tuple(layer for layer in _once(_with_steps(old)) if layer.digest not in has),
     )
+
+
+def _with_steps(image: Image) -> Sequence[Layer]:
+    """The layers, each with what the history says of it: a layer that was just made may call itself otherwise."""
+    steps = [item.created_by or "" for item in image.config.history if not item.empty_layer]
+    lacking = [""] * (len(image.layers) - len(steps))
+    return [replace(layer, created_by=step) for layer, step in zip(image.layers, [*lacking, *steps], strict=True)]
 
 
 def _once(layers: Sequence[Layer]) -> Sequence[Layer]:

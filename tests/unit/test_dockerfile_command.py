@@ -143,3 +143,28 @@ def test_every_line_is_judged_in_a_dry_run(context: Path, capsys: pytest.Capture
     assert "fetches files" in told
     assert "makes the project's environment" in told
     assert "3 native, 1 engine, 0 refused, 0 unused" in told
+
+
+def test_flags_that_say_nothing_of_a_dockerfile_are_not_passed_over(
+    context: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*BUILD, "--locked", "--extra", "x", "."]) == 2
+    assert "--extra, --locked say nothing of a Dockerfile" in capsys.readouterr().err
+    assert main(["build", "-f", "Dockerfile", "--cache-from", "x:1", "-o", "oci:out", "."]) == 0
+    assert "--engine-arg=--cache-from=x:1" in capsys.readouterr().err
+
+
+def test_what_changed_is_told_of_a_dockerfile_too(context: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build()
+    (context / "b").write_text("other")
+    assert main(["build", "-f", "Dockerfile", "--against", "oci:out", "-o", "oci:new", "."]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line[:2] in ("- ", "+ ", "~ ")]
+    assert [line.partition(" (")[0] for line in told] == ["~ COPY b /b # buildkit: other files"]
+
+
+def test_the_archive_of_a_build_before_is_no_part_of_the_context(context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY . /all\n")
+    first = build()
+    assert main([*BUILD, "."]) == 0
+    assert (context / "dist/context.tar").is_file()
+    assert build().digest == first.digest

@@ -12,9 +12,11 @@ from tests.unit.test_bases import glibc, image_of, official
 from tests.unit.wain_project import Wain, index, wain
 from wain.errors import BaseError
 from wain.explain import next_pull
-from wain.image import check_image
+from wain.image import Image, check_image
 from wain.layout import write as write_layout
 from wain.names import LayoutReference
+from wain.oci import Config
+from wain.platforms import Platform
 from wain.testing import random_image
 
 __all__ = ["index", "wain"]
@@ -93,6 +95,26 @@ def test_explain_says_both_figures(wain: Wain) -> None:
     wain.build("--explain", code=2)
 
 
+def test_layers_are_told_by_what_they_stand_for() -> None:
+    def image(*layers: tuple[int, str]) -> Image:
+        made = [replace(random_image(seed, layers=1).layers[0], created_by=step) for seed, step in layers]
+        return Image(config=Config(platform=Platform())).append(*made)
+
+    old = image((1, "wain: 3 wheels: a 1.0, b 1.0, c 1.0"), (2, "COPY . ."), (3, "wain: d 1"), (4, "ADD x"))
+    new = image((5, "wain: e 2"), (6, "wain: 2 wheels: a 1.0, b 1.1"), (7, "wain: 2 wheels: d 1, f 3"), (8, "COPY . ."))
+    assert [
+        (change.before and change.before.created_by, change.after and change.after.created_by, change.parts)
+        for change in next_pull(old, new).changes()
+    ] == [
+        ("ADD x", None, ()),
+        (None, "wain: e 2", ()),
+        ("wain: 3 wheels: a 1.0, b 1.0, c 1.0", "wain: 2 wheels: a 1.0, b 1.1", ("b 1.0 -> 1.1", "- c 1.0")),
+        ("wain: d 1", "wain: 2 wheels: d 1, f 3", ("+ f 3",)),
+        ("COPY . .", "COPY . .", ()),
+    ]
+    assert next_pull(new, new).changes() == []
+
+
 def test_the_classic_store_fetches_all_above_the_lowest_change() -> None:
     old = random_image(1, layers=4)
     changed = random_image(9, layers=1).layers[0]
@@ -102,5 +124,6 @@ def test_the_classic_store_fetches_all_above_the_lowest_change() -> None:
     pull = next_pull(old, new)
     assert pull.containerd_bytes == changed.size_bytes
     assert pull.classic_bytes == sum(layer.size_bytes for layer in layers[1:])
-    assert (pull.changed, pull.gone) == ((changed,), (old.layers[1],))
+    [after], [before] = pull.changed, pull.gone
+    assert (after.digest, before.digest) == (changed.digest, old.layers[1].digest)
     assert next_pull(old, old).classic_bytes == 0

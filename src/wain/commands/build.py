@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
-import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,12 +14,12 @@ from wain.commands.console import Console, human_size, table
 from wain.commands.frame import add_project_flags, open_workshop, project_request
 from wain.commands.from_dockerfile import add_dockerfile_flags, run_dockerfile
 from wain.commands.index_options import add_index_arguments
+from wain.commands.outcome import image_before, layer_table, say_changes, say_how_to_run
 from wain.errors import UsageError
 
 if TYPE_CHECKING:
     from wain.build import Built
     from wain.digest import Digest
-    from wain.explain import Change
     from wain.image import Image, Index
     from wain.pipeline import Delivery, Plan
     from wain.request import Request, Workshop
@@ -31,10 +29,6 @@ _EPILOG = """\
 Without a destination the image is written to dist/NAME.tar, which `docker load` reads.
 A destination is registry.example/app:1, oci:DIR[:TAG], archive:FILE.tar or daemon:NAME.
 The digest is printed on standard output, all else on standard error."""
-
-
-# What a registry did with a layer, as the summary says it.
-_OUTCOMES = {"present": "already there", "uploaded": "uploaded", "mounted": "mounted"}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     console: Console = args.console
     labels = dict(_pair(text) for text in args.label)
     if args.file is not None:
-        return run_dockerfile(args, labels, _given_destinations(args), _say_how_to_run)
+        return run_dockerfile(args, labels, _given_destinations(args))
     with open_workshop(args, Path(args.path)) as workshop:
         given = _given_destinations(args)
         request = project_request(args, labels=labels, destinations=given)
@@ -90,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
             if reuse.verifies:
                 console.say(_verified(reuse, len(item.rows)))
             if before is not None:
-                _explain(console, before, item.image)
-        _say_how_to_run(console, destinations, names, delivery.unchanged, image)
+                say_changes(console, before, item.image)
+        say_how_to_run(console, destinations, names, delivery.unchanged, image)
         if args.metadata_file:
             _write_metadata(Path(args.metadata_file), built, digest, destinations)
     print(digest)
@@ -135,7 +129,7 @@ def _make_once(
     from wain.image import Index
     from wain.pipeline import Ahead, carry_out, deliver
 
-    before = _before(args, decided, workshop) if args.explain or args.against else None
+    before = image_before(args, args.cache_from or decided.settings.cache_from, workshop)
     names: list[str] = args.tag or list(decided.settings.tags) or [f"{decided.project.name}:latest"]
     destinations = given or _default_destinations(decided)
     with Ahead(destinations, workshop) as ahead:
@@ -199,20 +193,9 @@ def _print_plan(console: Console, plan: Plan, destinations: Sequence[str]) -> No
 
 
 def _summary(console: Console, built: Built, blobs: Mapping[Digest, str], *, several: bool) -> None:
-    def size(unpacked_bytes: Sequence[int | None]) -> str:
-        known = [item for item in unpacked_bytes if item is not None]
-        return human_size(sum(known)) if len(known) == len(unpacked_bytes) else "?"
-
-    rows = [("layer", "compressed", "unpacked", "")]
-    for row in built.rows:
-        state = ", ".join(filter(None, (row.state, _OUTCOMES.get(blobs.get(row.layer.digest, "")))))
-        rows.append((_shortened(row.what), human_size(row.layer.size_bytes), size([row.layer.unpacked_bytes]), state))
-    compressed = sum(row.layer.size_bytes for row in built.rows)
-    unpacked = size([row.layer.unpacked_bytes for row in built.rows])
-    rows.append((f"{len(built.rows)} layers", human_size(compressed), unpacked, ""))
     if several:
         console.say(f"{built.image.platform}: {built.image.digest}")
-    console.say(table(rows, right=frozenset({1, 2})))
+    console.say(layer_table([(row.what, row.layer, row.state) for row in built.rows], blobs))
     if built.bytecode is not None and built.bytecode.modules:
         estimate = built.bytecode
         console.say(
@@ -226,106 +209,6 @@ def _verified(reuse: Reuse, layers: int) -> str:
     if not reuse.compared:
         return "--verify-cache compared nothing: neither the lock nor --cache-from names a layer of this image"
     return f"{reuse.compared} of {layers} layers were compared with the lock and --cache-from, and are the same"
-
-
-def _before(args: argparse.Namespace, decided: Plan, workshop: Workshop) -> Image | Index | None:
-    """What the new image is compared with: the one that is named, else the first of --cache-from that is there.
-
-    :raises UsageError: when nothing is named.
-    :raises WainError: when what --against names cannot be read.
-    """
-    from wain.errors import WainError
-    from wain.transfer import read_image
-
-    if args.against:
-        return read_image(args.against, access=workshop.access)
-    names = args.cache_from or list(decided.settings.cache_from)
-    if not names:
-        raise UsageError("--explain has nothing to compare with", hint="Name the image before with --against REF.")
-    for name in names:
-        with contextlib.suppress(WainError):  # why it is not read was told when its layers were looked for
-            return read_image(name, access=workshop.access)
-    workshop.say("--explain has nothing to compare with yet")
-    return None
-
-
-def _explain(console: Console, before: Image | Index, image: Image) -> None:
-    from wain.explain import next_pull
-    from wain.image import Index
-
-    images = before.images if isinstance(before, Index) else (before,)
-    old = next((item for item in images if item.platform.same_as(image.platform)), None)
-    if old is None:
-        console.say(f"there was no image for {image.platform} before: all of it is new")
-        return
-    pull = next_pull(old, image)
-    for change in pull.changes():
-        console.say(_change(change))
-    console.say(
-        f"the next pull: {human_size(pull.containerd_bytes)} with containerd's store,"
-        f" {human_size(pull.classic_bytes)} with Docker's classic store"
-    )
-
-
-def _change(change: Change) -> str:
-    """`+` for what is new, `-` for what is gone, `~` for what changed."""
-    before, after = change.before, change.after
-    layer = after or before
-    assert layer is not None
-    step = layer.created_by or layer.digest.short
-    if before is None or after is None:
-        return f"{'-' if after is None else '+'} {_shortened(step)} ({human_size(layer.size_bytes)})"
-    if change.parts:
-        step = ": ".join((*step.split(": ")[:-1], ", ".join(change.parts)))
-    else:
-        step = f"{_shortened(step)}: other files"
-    return f"~ {step} ({human_size(after.size_bytes)}, was {human_size(before.size_bytes)})"
-
-
-def _shortened(text: str, limit: int = 60) -> str:
-    """A list of wheels cut at a comma, with how many were left out."""
-    if len(text) <= limit:
-        return text
-    parts = text.split(", ")
-    shown: list[str] = []
-    for part in parts:
-        if len(", ".join([*shown, part])) > limit - 12:
-            break
-        shown.append(part)
-    if not shown:
-        return text[: limit - 1] + "…"
-    return f"{', '.join(shown)} and {len(parts) - len(shown)} more"
-
-
-def _say_how_to_run(
-    console: Console,
-    destinations: Sequence[str],
-    names: Sequence[str],
-    unchanged: Collection[str],
-    image: Image | Index,
-) -> None:
-    from wain.names import ArchiveReference, DaemonReference, LayoutReference, parse_reference
-
-    for destination in destinations:
-        reference = parse_reference(destination)
-        if isinstance(reference, ArchiveReference):
-            state = "is as it was" if destination in unchanged else "is written"
-            loaded = f"docker load -i {shlex.quote(str(reference.path))} && {_run_command(image, names[0])}"
-            console.say(f"{reference.path} {state}; run it with: {loaded}")
-        elif isinstance(reference, DaemonReference):
-            console.say(f"loaded; run it with: {_run_command(image, reference.name)}")
-        elif isinstance(reference, LayoutReference):
-            console.say(f"{str(reference).removeprefix('oci:')} is written")
-        else:
-            console.say(f"pushed {destination}")
-
-
-def _run_command(image: Image | Index, name: str) -> str:
-    from wain.image import Index
-
-    first = image.images[0] if isinstance(image, Index) else image
-    ports = [port.removesuffix("/tcp") for port in first.config.runtime.exposed_ports]
-    return " ".join(["docker run --rm", *(f"-p {port.partition('/')[0]}:{port}" for port in ports), name])
 
 
 def _write_metadata(path: Path, built: Sequence[Built], digest: Digest, destinations: Sequence[str]) -> None:

@@ -6,16 +6,18 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wain.commands.console import Console, human_size, printable, table
+from wain.commands.console import Console, printable, table
 from wain.commands.frame import open_workshop
+from wain.commands.outcome import image_before, layer_table, say_changes, say_how_to_run
 from wain.errors import EngineError, UsageError
 from wain.settings import ENGINES
 
 if TYPE_CHECKING:
+    from wain.digest import Digest
     from wain.dockerbuild import DockerfileBuilt, DockerfileRequest
     from wain.image import Image, Index
     from wain.pipconf import Setting
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from wain.steps import StepPlan
 
     Reader = Callable[[str, Platform], Image | Index]
-    SayHow = Callable[[Console, Sequence[str], Sequence[str], Collection[str], Image | Index], None]
 
 
 def add_dockerfile_flags(parser: argparse.ArgumentParser) -> None:
@@ -53,34 +54,60 @@ def add_dockerfile_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: Sequence[str], say_how: SayHow) -> int:
+def run_dockerfile(args: argparse.Namespace, labels: Mapping[str, str], given: Sequence[str]) -> int:
     """Build a Dockerfile, or tell who would take each step of it."""
     from wain.dockerbuild import dry_run
     from wain.image import Index
     from wain.pipeline import deliver
 
     console: Console = args.console
-    destinations = list(given) or [f"archive:{Path(args.path) / 'dist' / _name(Path(args.path))}.tar"]
+    _refuse_project_flags(args)
+    destinations = list(given) or [f"archive:{_default_archive(Path(args.path))}"]
     requests = _requests(args, labels, destinations)
     if args.dry_run:
         _print_steps(console, requests[0], dry_run(requests[0]), _engine_name(args))
         return 0
     with open_workshop(args, Path(args.path)) as workshop:
         _add_mirrors(args, workshop)
+        before = image_before(args, (), workshop)
         tools = _tools(args, workshop)
         built = workshop.store.attempt(lambda: [_built(args, request, tools, workshop) for request in requests])
         image: Image | Index = built[0].image if len(built) == 1 else Index(images=tuple(item.image for item in built))
         names: list[str] = args.tag or [f"{_name(Path(args.path))}:latest"]
         digest = image.digest
-        unchanged = deliver(image, destinations, names, workshop).unchanged
+        delivery = deliver(image, destinations, names, workshop)
         console.close()
         for item in built:
-            _summary(console, item)
-        say_how(console, destinations, names, unchanged, image)
+            _summary(console, item, delivery.blobs)
+            if before is not None:
+                say_changes(console, before, item.image)
+        say_how_to_run(console, destinations, names, delivery.unchanged, image)
         if args.metadata_file:
             _write_metadata(Path(args.metadata_file), built, str(digest), destinations)
     print(digest)
     return 0
+
+
+def _refuse_project_flags(args: argparse.Namespace) -> None:
+    """:raises UsageError: when a flag was given that only a project has a use for."""
+    given = {
+        "--base": args.base,
+        "--python": args.python,
+        "--extra": args.extra,
+        "--group": args.group,
+        "--locked": args.locked,
+        "--verify-cache": args.verify_cache,
+    }
+    if names := [name for name, value in given.items() if value]:
+        raise UsageError(
+            f"{', '.join(names)} {'says' if len(names) == 1 else 'say'} nothing of a Dockerfile",
+            hint="Its FROM and RUN decide that; without -f the project in the folder is built.",
+        )
+    if args.cache_from:
+        args.console.say(
+            "warning: --cache-from is for projects; an engine that has to run steps takes it with"
+            f" --engine-arg=--cache-from={args.cache_from[0]}"
+        )
 
 
 def _engine_name(args: argparse.Namespace) -> str:
@@ -125,6 +152,10 @@ def _name(path: Path) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", path.absolute().name.lower()).strip("-._") or "image"
 
 
+def _default_archive(path: Path) -> Path:
+    return path / "dist" / f"{_name(path)}.tar"
+
+
 def _requests(
     args: argparse.Namespace, labels: Mapping[str, str], destinations: Sequence[str]
 ) -> list[DockerfileRequest]:
@@ -134,7 +165,9 @@ def _requests(
     from wain.platforms import Platform
 
     outputs = [parse_reference(text) for text in destinations]
-    leave_out = tuple(ref.path for ref in outputs if isinstance(ref, ArchiveReference | LayoutReference))
+    paths = [ref.path for ref in outputs if isinstance(ref, ArchiveReference | LayoutReference)]
+    # A build before may have left its archive there, which is no part of the context that the user wrote.
+    leave_out = (_default_archive(Path(args.path)), *paths)
     if args.file == "-":
         dockerfile, path = parse(decode(sys.stdin.buffer.read()), name="standard input"), None
     else:
@@ -255,16 +288,16 @@ def _print_steps(console: Console, request: DockerfileRequest, plan: StepPlan, e
         console.say(f"line {line} has to be run, so the whole file goes to {whom.get(engine, engine)}")
 
 
-def _summary(console: Console, built: DockerfileBuilt) -> None:
-    rows = [("layer", "compressed", "unpacked", "")]
-    for number, layer in enumerate(built.image.layers):
-        unpacked = human_size(layer.unpacked_bytes) if layer.unpacked_bytes is not None else ""
-        is_base = number < built.base_layers
-        what = layer.created_by or f"base layer {number + 1}"
-        rows.append((" ".join(what.split())[:60], human_size(layer.size_bytes), unpacked, "base" if is_base else ""))
-    compressed = sum(layer.size_bytes for layer in built.image.layers)
-    rows.append((f"{len(built.image.layers)} layers", human_size(compressed), "", ""))
-    console.say(table(rows, right=frozenset({1, 2})))
+def _summary(console: Console, built: DockerfileBuilt, blobs: Mapping[Digest, str]) -> None:
+    rows = [
+        (
+            " ".join((layer.created_by or f"base layer {number + 1}").split()),
+            layer,
+            "base" if number < built.base_layers else "",
+        )
+        for number, layer in enumerate(built.image.layers)
+    ]
+    console.say(layer_table(rows, blobs))
 
 
 def _write_metadata(path: Path, built: Sequence[DockerfileBuilt], digest: str, destinations: Sequence[str]) -> None:
