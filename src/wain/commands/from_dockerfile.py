@@ -167,7 +167,8 @@ def _requests(
     outputs = [parse_reference(text) for text in destinations]
     paths = [ref.path for ref in outputs if isinstance(ref, ArchiveReference | LayoutReference)]
     # A build before may have left its archive there, which is no part of the context that the user wrote.
-    leave_out = (_default_archive(Path(args.path)), *paths)
+    before = _default_archive(Path(args.path))
+    leave_out = (*([before] if before.is_file() else []), *paths)
     if args.file == "-":
         dockerfile, path = parse(decode(sys.stdin.buffer.read()), name="standard input"), None
     else:
