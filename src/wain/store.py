@@ -72,7 +72,7 @@ class Store:
         self._lock = threading.RLock()
         self._touched: set[str] = set()
         self._closed = False
-        self._has_put = False
+        self._put_bytes = 0
         self.temporary = temporary
         """Whether it vanishes when it is closed."""
         self.dropped = 0
@@ -145,9 +145,10 @@ class Store:
         """Where new files are made now: the store's folder, or the temporary one that took over."""
         return self._places[-1]
 
-    def kept(self) -> None:
+    def kept(self, size_bytes: int) -> None:
         """Is told by writers of a new blob."""
-        self._has_put = True
+        with self._lock:
+            self._put_bytes += size_bytes
 
     @property
     def folder(self) -> Folder:
@@ -308,6 +309,7 @@ class Store:
                         rename_into(path, place.memo(kind, key))
                     finally:
                         place.discard(path)
+                    self._put_bytes += len(data)
                     return
                 except OSError as error:
                     if attempt == 2 or not self.recover(place, error):
@@ -373,7 +375,8 @@ class Store:
     def close(self, *, max_size_bytes: int | None = None) -> None:
         """Gives free what is in use; a temporary store vanishes. A forked child changes nothing.
 
-        :param max_size_bytes: if this process has put something and the store is larger now, it is pruned.
+        :param max_size_bytes: if this process has put something and the store is larger now, it is pruned; and once
+            a day, when what it holds is counted.
         """
         if self._closed or self._owner != os.getpid():
             return
@@ -381,9 +384,11 @@ class Store:
         if not self.temporary:
             if self.hits or self.misses:
                 store_upkeep.add_uses(self.folder, self.hits, self.misses)
-            if max_size_bytes is not None and self._has_put:
-                self.folder.leases.release_all()
-                self.prune(max_size_bytes=max_size_bytes)
+            if max_size_bytes is not None and self._put_bytes:
+                held = store_upkeep.grow(self.folder, self._put_bytes)
+                if held is None or held > max_size_bytes:
+                    self.folder.leases.release_all()
+                    self.prune(max_size_bytes=max_size_bytes)
         for place in self._places:
             place.close()
         for place in self._places if self.temporary else self._places[1:]:

@@ -47,9 +47,10 @@ TEMPORARY = "tmp"
 PARTIAL = "partial"
 LEASES = "leases"
 USES = "uses"
+SIZE = "size"
 UV = "uv"
 
-_OWN = (BLOBS, MEMOS, TEMPORARY, PARTIAL, LEASES, USES, UV)
+_OWN = (BLOBS, MEMOS, TEMPORARY, PARTIAL, LEASES, USES, SIZE, UV)
 _TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
     b"# This folder is wain's cache. It is safe to delete at any time.\n"
@@ -379,7 +380,7 @@ def _check(root: Path) -> None:
 def _check_owner(path: Path, found: os.stat_result, *, top: bool) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise Unusable(f"{path} is a symbolic link", hint="Remove the link, or choose another --cache-dir.")
-    wanted = path.name not in (LEASES, USES) or top
+    wanted = path.name not in (LEASES, USES, SIZE) or top
     if stat.S_ISDIR(found.st_mode) != wanted:
         raise Unusable(f"{path} is no {'folder' if wanted else 'file'}", hint="Choose another --cache-dir.")
     if sys.platform == "win32":

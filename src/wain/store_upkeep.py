@@ -21,7 +21,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from wain.oci import JSON
-from wain.store_folder import BLOBS, MEMOS, PARTIAL, TEMPORARY, USES, UV, Folder, parse_label, shards
+from wain.store_folder import BLOBS, MEMOS, PARTIAL, SIZE, TEMPORARY, USES, UV, Folder, parse_label, shards
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ UNKNOWN = "unknown"
 _ABANDONED_SECONDS = 14 * 86400
 _MAX_USES_BYTES = 64 << 10
 _CHUNK_BYTES = 1 << 20
+_COUNTED_SECONDS = 86400
+_MAX_RUNS = 2000
 
 
 class StoredBlob(NamedTuple):
@@ -234,7 +236,34 @@ def prune(
             continue
         if _remove(folder, path, labels, removed, size_bytes):
             total -= size_bytes
+    with contextlib.suppress(OSError):
+        new, fd = folder.new_file()
+        with os.fdopen(fd, "w") as stream:
+            stream.write(f"{total} {int(now)}\n")
+        new.replace(folder.root / SIZE)
+        folder.discard(new)
     return removed
+
+
+def grow(folder: Folder, size_bytes: int, *, now: float | None = None) -> int | None:
+    """Adds what a run has put to what the folder holds, so that not every run has to count it.
+
+    :returns: how many bytes it holds by that, at least; None where they were not counted in the last day.
+    """
+    now = time.time() if now is None else now
+    path = folder.root / SIZE
+    try:
+        # Each run adds a line, which is not torn where many do so at once.
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
+        with os.fdopen(fd, "r+") as stream:
+            counted, *added = stream.read(_MAX_USES_BYTES).splitlines()
+            total, at = map(int, counted.split())
+            if len(added) >= _MAX_RUNS or not at <= now < at + _COUNTED_SECONDS:
+                return None
+            stream.write(f"{size_bytes}\n")
+        return total + sum(map(int, added)) + size_bytes
+    except (OSError, ValueError):
+        return None
 
 
 def sweep(folder: Folder, *, now: float | None = None) -> Removed:

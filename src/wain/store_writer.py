@@ -34,7 +34,7 @@ class Keeper(Protocol):
     def recover(self, place: Folder, error: OSError) -> bool:
         """Makes writing possible again, perhaps in another place; False when nothing is left to try."""
 
-    def kept(self) -> None:
+    def kept(self, size_bytes: int) -> None:
         """Is told of a new blob."""
 
 
@@ -123,7 +123,7 @@ class BlobWriter:
                 hint="Run it again; if it happens again, the source serves wrong bytes and must not be used.",
             )
         self._raw.keep(found, self._kind, self._note)
-        self._store.kept()
+        self._store.kept(size_bytes)
         return found
 
     def _close(self) -> None:

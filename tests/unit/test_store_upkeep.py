@@ -11,7 +11,7 @@ import pytest
 from wain import store_upkeep
 from wain.digest import Digest
 from wain.store import Store, recipe_key
-from wain.store_upkeep import StoredBlob, matching
+from wain.store_upkeep import StoredBlob, grow, matching
 from wain.store_writer import rename_into
 
 WEEK = 7 * 86400
@@ -253,6 +253,43 @@ def test_litter_in_the_folder_harms_nothing(store: Store) -> None:
     store.purge()
     assert not store.has(digest)
     assert (store.root / "elsewhere").exists()
+
+
+class TestSize:
+    """What a store holds is counted once a day; between, each run adds what it has put."""
+
+    def test_runs_add_up(self, store: Store) -> None:
+        put(store, "a" * 100)
+        assert grow(store.folder, 100) is None
+        store.prune()
+        assert grow(store.folder, 50) == 150
+        assert grow(store.folder, 7) == 157
+
+    def test_it_is_counted_again_after_a_day_or_when_the_clock_went_back(self, store: Store) -> None:
+        store.prune()
+        now = time.time()
+        assert grow(store.folder, 1, now=now + 86_000) == 1
+        assert grow(store.folder, 1, now=now + 87_000) is None
+        assert grow(store.folder, 1, now=now - 60) is None
+
+    @pytest.mark.parametrize("text", ["", "x\n", "1\n", "1 2 3\n", "\0" * 100, "1 99999999999\nx\n"])
+    def test_what_is_damaged_is_not_believed(self, store: Store, text: str) -> None:
+        (store.root / "size").write_text(text)
+        assert grow(store.folder, 1) is None
+
+    def test_only_a_run_that_may_go_over_the_cap_looks_at_all(self, tmp_path: Path) -> None:
+        def run(text: str, cap: int) -> int:
+            store = Store.open(tmp_path / "cache")
+            put(store, text * 1000)
+            store.close(max_size_bytes=cap)
+            with Store.open(tmp_path / "cache") as store:
+                return len(store.contents().blobs)
+
+        assert run("a", 2500) == 1
+        assert run("b", 2500) == 2
+        assert int((tmp_path / "cache/size").read_text().split()[0]) == 1000, "counted by the first run alone"
+        assert run("c", 2500) == 2
+        assert int((tmp_path / "cache/size").read_text().split()[0]) == 2000
 
 
 def test_a_large_store_is_listed_quickly(tmp_path: Path) -> None:
