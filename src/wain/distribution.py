@@ -6,20 +6,21 @@ documents; RFC 9110, "WWW-Authenticate".
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import threading
 import time
 from collections.abc import Container, Iterable, Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from wain.credentials import Keychain, Login, host_certificates
-from wain.errors import AuthError, TransferError
+from wain.errors import AuthError, HashMismatch, StoreError, TransferError
 from wain.names import DEFAULT_REGISTRY
 from wain.records import Record
 from wain.transport import (
@@ -33,6 +34,10 @@ from wain.transport import (
     redact_url,
     resolve_url,
 )
+
+if TYPE_CHECKING:
+    from wain.digest import Digest
+    from wain.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -349,6 +354,7 @@ class Access:
     :param insecure: plain HTTP and unknown certificates are allowed beyond loopback.
     :param mirrors: registry, or registry and the first part of a repository -> what is asked before it.
     :param jobs: blobs transferred at a time.
+    :param store: keeps manifests and configs, which are asked for again by digest: a registry need not be.
     """
 
     def __init__(
@@ -359,12 +365,14 @@ class Access:
         insecure: bool = False,
         mirrors: Mapping[str, str] | None = None,
         jobs: int = 4,
+        store: Store | None = None,
     ) -> None:
         self.transport = transport or Transport()
         self.keychain = keychain or Keychain()
         self.insecure = insecure
         self.mirrors = dict(mirrors or {})
         self.jobs = jobs
+        self._store = store
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -375,6 +383,22 @@ class Access:
                     registry, transport=self.transport, keychain=self.keychain, insecure=self.insecure
                 )
             return self._sessions[registry]
+
+    def kept(self, digest: Digest) -> bytes | None:
+        """A manifest's or config's bytes, where they are kept and sound."""
+        if self._store is None or not self._store.has(digest):
+            return None
+        try:
+            with self._store.reader(digest) as stream:
+                return stream.read()
+        except (StoreError, HashMismatch):
+            return None
+
+    def keep(self, data: bytes, digest: Digest, note: str) -> None:
+        """Keeps a manifest or config, if it is what its digest says."""
+        if self._store is not None:
+            with contextlib.suppress(HashMismatch, StoreError):
+                self._store.put(data, kind="document", expected=digest, note=note)
 
     def places(self, registry: str, repository: str) -> list[tuple[str, str]]:
         """Registries and repositories to read from, the mirrors first, the repository itself last."""

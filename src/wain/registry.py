@@ -190,18 +190,26 @@ class _Reader:
         return self._document(descriptor.digest, descriptor.digest)[0]
 
     def config(self, descriptor: Descriptor) -> bytes:
+        if (kept := self._access.kept(descriptor.digest)) is not None:
+            return kept
         url = self._session.url(self._repository, "blobs", descriptor.digest)
-        return self._fetch(url, descriptor.size_bytes, {})[2]
+        data = self._fetch(url, descriptor.size_bytes, {})[2]
+        self._access.keep(data, descriptor.digest, f"config, {self.origin}")
+        return data
 
     def _document(self, selector: str, digest: Digest | None) -> tuple[bytes, str]:
         """A manifest's or index's bytes and media type."""
         what = f"{self.origin} {selector}"
+        if digest is not None and (kept := self._access.kept(digest)) is not None:
+            return kept, document_type(kept, "", what)
         url = self._session.url(self._repository, "manifests", selector)
         said_type, said_digest, data = self._fetch(url, MAX_JSON_BYTES, {"Accept": _ACCEPT})
         promised = digest or (Digest(said_digest) if said_digest.startswith("sha256:") else None)
         if promised is not None:
             check_bytes(data, promised, what)
-        return data, document_type(data, said_type, what)
+        media_type = document_type(data, said_type, what)
+        self._access.keep(data, promised or Digest.of(data), f"manifest, {what}")
+        return data, media_type
 
     def _fetch(self, url: str, max_bytes: int, headers: dict[str, str]) -> tuple[str, str, bytes]:
         """Content type, the digest that the registry says, and the bytes; a body cut short is asked for again."""

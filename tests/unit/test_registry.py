@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from wain.oci import CONFIG, INDEX, MANIFEST, Descriptor, Manifest
 from wain.oci import Index as IndexDocument
 from wain.platforms import Platform
 from wain.registry import present, read, resolve, to_schema2, write
+from wain.store import Store
 from wain.testing import Fault, LoopbackRegistry, Request, random_image, random_index, schema2_image
 from wain.transport import Credentials, HttpSettings, Transport
 
@@ -520,6 +522,28 @@ def test_what_is_not_there_and_what_is_offline(registry: LoopbackRegistry) -> No
     offline = Access(transport=Transport(FAST, offline=True), keychain=OneLogin())
     with pytest.raises(Offline):
         read(ref(registry), access=offline)
+
+
+def test_manifests_and_configs_are_kept_by_digest(registry: LoopbackRegistry, tmp_path: Path) -> None:
+    image = random_image(seed=21)
+    write(image, ref(registry), access=access())
+    tagged, pinned = ref(registry), ref(registry).with_digest(image.digest)
+    with Store.open(tmp_path / "cache") as store:
+        keeping = access(store=store)
+        assert_same(read(tagged, access=keeping), image)
+        asked = len(registry.log)
+        assert read(tagged, access=keeping).digest == image.digest
+        assert [request.path.split("/")[-2] for request in registry.log[asked:]] == ["manifests"]
+        asked = len(registry.log)
+        assert read(pinned, access=keeping).digest == image.digest
+        assert registry.log[asked:] == []
+        # What is damaged is asked for again.
+        for digest in (image.digest, Digest.of(image.config_bytes)):
+            path = store.path(digest)
+            assert path is not None
+            path.write_bytes(b"{}")
+        assert_same(read(pinned, access=keeping), image)
+        assert len(registry.log) > asked
 
 
 def test_blobs_that_are_present(registry: LoopbackRegistry) -> None:

@@ -340,6 +340,7 @@ _KINDS = {
     "sdist": "source distributions",
     "layer": "layers",
     "base": "base images' layers",
+    "document": "manifests and configs of images",
     "bytecode": "bytecode",
     "deb": "Debian packages",
     "debian-list": "lists of Debian packages",

@@ -84,7 +84,9 @@ def open_workshop(
         yield Workshop(
             store=store,
             transport=transport,
-            access=Access(transport=Transport(offline=offline), mirrors=settings.mirrors, insecure=args.insecure),
+            access=Access(
+                transport=Transport(offline=offline), mirrors=settings.mirrors, insecure=args.insecure, store=store
+            ),
             progress=args.console.progress,
             sending=args.console.sending,
             say=args.console.say,
