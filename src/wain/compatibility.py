@@ -41,6 +41,8 @@ def satisfies(specifiers: str, version: str) -> bool:
 
     :raises LockError: when it is no set of specifiers.
     """
+    if specifiers == f"=={version}":
+        return True
     from packaging.specifiers import SpecifierSet
 
     try:

@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
+import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from wain.compatibility import best_wheel, evaluate_marker, satisfies
+from wain.digest import Digest
 from wain.errors import LockError, NoWheel
 from wain.index import LockedFile
 from wain.index_credentials import strip_credentials
 from wain.records import Record
+from wain.store import Store, recipe_key
 
 if TYPE_CHECKING:
-    from wain.oci import JSON
     from wain.platforms import Target
 
 logger = logging.getLogger(__name__)
@@ -141,16 +143,19 @@ class Lock(Struct, frozen=True, kw_only=True):
     """The file that it was read from; None for a fresh resolution."""
     origin: str = ""
     """Where it comes from, for people: `pylock.toml`, `requirements.txt, resolved by uv 0.13`."""
-    tool: Mapping[str, JSON] = field(default_factory=dict)
+    tool: Mapping[str, Any] = field(default_factory=dict)
     """`[tool.wain]` of the lock file."""
+    digest: str = ""
+    """Of the text and the folder that it was read from; empty for a fresh resolution."""
 
     @classmethod
-    def read(cls, path: Path) -> Lock:
+    def read(cls, path: Path, *, store: Store | None = None) -> Lock:
         """A pylock.toml.
 
+        :param store: remembers what is in it: to parse and check TOML takes longer.
         :raises LockError: when it is malformed, of an unknown version, or not there.
         """
-        return parse_pylock(_read_text(path), path)
+        return _read_pylock(_read_text(path), path, store)
 
     def to_toml(self, folder: Path) -> str:
         """As pylock.toml, to stand in `folder`: paths relative to it, no credentials.
@@ -358,6 +363,22 @@ def relative_path(path: str, folder: Path) -> str:
 
 
 @functools.lru_cache(maxsize=4)
+def _read_pylock(text: str, path: Path, store: Store | None) -> Lock:
+    key = recipe_key(
+        {"what": "lock", "version": 1, "text": Digest.of(text.encode()), "folder": str(path.parent.absolute())}
+    )
+    memo = store.memo("lock", key) if store is not None else None
+    if memo is not None:
+        try:
+            return replace(msgspec.convert(memo, Lock), path=path, digest=key)
+        except msgspec.ValidationError:
+            logger.debug("what is remembered of %s is of another version of wain", path)
+    lock = parse_pylock(text, path)
+    if store is not None:
+        store.put_memo("lock", key, msgspec.to_builtins(replace(lock, path=None)))
+    return replace(lock, digest=key)
+
+
 def parse_pylock(text: str, path: Path) -> Lock:
     """A pylock.toml's text; relative paths in it are relative to the folder of `path`.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec.structs import replace
 
 from wain.digest import Digest
@@ -96,7 +98,7 @@ def lock_for(
         transport = Transport(transport.settings, offline=True)
     path = find_lock(project)
     if path is not None:
-        return _lock_file(path, project, targets, extras, groups)
+        return _lock_file(path, project, targets, extras, groups, store)
     needed = project_requirements(project, extras=extras, groups=groups)
     check_python(needed, targets)
     settings = _with_file_options(settings, needed)
@@ -222,6 +224,16 @@ def select_for(
 
     :raises LockError, NoWheel: as `Lock.select`.
     """
+    extras, groups = tuple(extras), tuple(groups)
+    key = recipe_key(
+        {
+            "what": "selected", "version": 1, "lock": lock.digest, "target": msgspec.to_builtins(target),
+            "extras": [*extras], "groups": [*groups, "", *lock.extras, "", *lock.groups],
+            "only-binary": [*settings.only_binary], "no-binary": [*settings.no_binary],
+        }
+    )  # fmt: skip
+    if lock.digest and (memo := store.memo("selected", key)) is not None:
+        return _selected_wheels(lock, memo)
     found: list[str | None] = []
 
     def allow(name: str) -> bool:
@@ -231,7 +243,21 @@ def select_for(
             found.append(find_interpreter(target.python.short, store))
         return found[0] is not None
 
-    return lock.select(target, extras=extras, groups=groups, allow_sdist=allow, prefer_sdist=settings.wants_sdist)
+    chosen = lock.select(target, extras=extras, groups=groups, allow_sdist=allow, prefer_sdist=settings.wants_sdist)
+    # Which sdists may be built depends on this machine.
+    if lock.digest and all(item.file in item.package.wheels for item in chosen):
+        places = {id(package): number for number, package in enumerate(lock.packages)}
+        wheels: list[JSON] = [
+            [places[id(item.package)], item.package.wheels.index(item.file)] for item in chosen if item.file is not None
+        ]
+        store.put_memo("selected", key, {"wheels": wheels})
+    return chosen
+
+
+def _selected_wheels(lock: Lock, memo: Mapping[str, Any]) -> tuple[Selected, ...]:
+    """What `select_for` remembers: for each package its place in the lock, and its wheel's place in it."""
+    chosen = ((lock.packages[package], wheel) for package, wheel in memo["wheels"])
+    return tuple(Selected(package=package, kind="wheel", file=package.wheels[wheel]) for package, wheel in chosen)
 
 
 def fetch_selected(
@@ -304,13 +330,18 @@ def _with_file_options(settings: IndexSettings, needed: ProjectRequirements) -> 
 
 
 def _lock_file(
-    path: Path, project: Path, targets: Sequence[Target], extras: tuple[str, ...], groups: tuple[str, ...]
+    path: Path,
+    project: Path,
+    targets: Sequence[Target],
+    extras: tuple[str, ...],
+    groups: tuple[str, ...],
+    store: Store,
 ) -> Lock:
     if path.name == "uv.lock":
         lock = read_uv_lock(path, project=project)
         check_uv_lock(path, project, targets, extras, groups)
         return lock
-    lock = Lock.read(path)
+    lock = Lock.read(path, store=store)
     if lock.created_by == "wain":
         lock = as_made(lock)
         if sorted(extras) != sorted(lock.extras) or sorted(groups) != sorted(lock.groups):
@@ -321,6 +352,9 @@ def _lock_file(
                 f" ({', '.join((*extras, *groups)) or 'none'})",
                 hint=f"Lock again: wain lock {' '.join(flags)}".rstrip() + ".",
             )
+    key = _fit_key(lock, project, targets, extras, groups)
+    if key is not None and store.memo("lock-fits", key) is not None:
+        return lock
     try:
         needed = project_requirements(
             project,
@@ -333,7 +367,31 @@ def _lock_file(
         return lock  # a lock alone is all that this folder says
     check_python(needed, targets)
     check_pylock(lock, path, needed, targets)
+    if key is not None:
+        store.put_memo("lock-fits", key, {})
     return lock
+
+
+def _fit_key(
+    lock: Lock, project: Path, targets: Sequence[Target], extras: tuple[str, ...], groups: tuple[str, ...]
+) -> Digest | None:
+    """What decides whether a lock fits its project; None where more does than two files of the project's folder."""
+    files: dict[str, JSON] = {}
+    for name in ("pyproject.toml", "requirements.txt"):
+        try:
+            data = (project / name).read_bytes()
+        except OSError:
+            continue
+        # Options may name other files, and ${} variables.
+        if name == "requirements.txt" and re.search(rb"^-|\$\{", data, re.MULTILINE):
+            return None
+        files[name] = Digest.of(data)
+    return recipe_key(
+        {
+            "what": "lock-fits", "version": 1, "lock": lock.digest, "project": str(project.absolute()), "files": files,
+            "targets": [msgspec.to_builtins(target) for target in targets], "extras": [*extras], "groups": [*groups],
+        }
+    )  # fmt: skip
 
 
 def _resolution_input(

@@ -157,7 +157,7 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
     early = lock
     found = find_lock(project.path)
     if early is None and found is not None and found.name == "pylock.toml":
-        early = Lock.read(found)
+        early = Lock.read(found, store=workshop.store)
     choice = choose_base(project, settings, request, early)
     if choice.suite is not None and lock is None:
         workshop.say(told(choice))

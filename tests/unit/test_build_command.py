@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable
@@ -365,3 +366,36 @@ def test_a_lock_is_made_anew_for_another_base(wain: Wain) -> None:
     assert "wain lock --base debian:trixie" in wain.err
     wain("lock", str(wain.project), "--base", "debian:trixie", "--offline", code=Offline.exit_code)
     assert "base debian:trixie, made of Debian packages: Python 3.13" in wain.err
+
+
+def test_a_second_build_from_a_lock_parses_nothing(wain: Wain) -> None:
+    """What the lock and its fit to the project come to is remembered, so that packaging is not even loaded."""
+    base = f"oci:{wain.base}:1"
+    wain("lock", str(wain.project), "--base", base, "--index-url", wain.index.simple)
+    digest = wain.build()
+    program = (
+        "import sys; from wain.commands.main import main; code = main(sys.argv[1:]);"
+        " print(sorted({'packaging', 'uv', 'tree_sitter'} & set(sys.modules))); sys.exit(code)"
+    )
+    words = ["build", wain.project, "--base", base, "-o", f"oci:{wain.folder / 'other'}:1"]
+    found = subprocess.run(
+        [sys.executable, "-c", program, *words, "--cache-dir", wain.folder / "cache", "-q"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout.splitlines() == [digest, "[]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("requirements.txt", "alpha\ngamma\n"), ("requirements.txt", "-r more.txt\n")]
+)
+def test_a_lock_is_looked_at_again_when_the_project_changed(wain: Wain, name: str, text: str) -> None:
+    wain("lock", str(wain.project), "--base", f"oci:{wain.base}:1", "--index-url", wain.index.simple)
+    wain.build()
+    wain.build()
+    (wain.project / "more.txt").write_text("alpha\n")
+    (wain.project / name).write_text(text)
+    if "gamma" not in text:
+        wain.build()
+        (wain.project / "more.txt").write_text("alpha\ngamma\n")
+    wain.build(code=3)
+    assert "gamma" in wain.err
