@@ -65,11 +65,13 @@ class LockedWheels:
         """
         made = {item.name: self._built(item) for item in self._selected.values() if item.kind != "wheel"}
         wheels = [item for item in self._selected.values() if item.kind == "wheel"]
-        self._fetch([item for item in wheels if self._input(item) is None])
-        for item in wheels:
-            known = self._input(item)
-            assert known is not None
-            made[item.name] = known
+        known = {item.name: self._input(item) for item in wheels}
+        unknown = [item for item in wheels if known[item.name] is None]
+        self._fetch(unknown)
+        known |= {item.name: self._input(item) for item in unknown}
+        for name, found in known.items():
+            assert found is not None
+            made[name] = found
         return [made[name] for name in sorted(made)]
 
     def project(self) -> WheelInput:

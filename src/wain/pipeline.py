@@ -216,29 +216,28 @@ class Ahead:
     def __init__(self, destinations: Sequence[str], workshop: Workshop) -> None:
         from wain.upload import UploadsAhead
 
-        places = {}
+        self._uploads: dict[tuple[str, str], UploadsAhead] = {}
         for reference in map(parse_reference, destinations):
             if isinstance(reference, RegistryReference):
-                places[reference.registry, reference.repository] = reference
-        self._uploads = [
-            UploadsAhead(place, access=workshop.access, progress=workshop.sending) for place in places.values()
-        ]
+                self._uploads[reference.registry, reference.repository] = UploadsAhead(
+                    reference, access=workshop.access, progress=workshop.sending
+                )
 
     def __enter__(self) -> Ahead:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for uploads in self._uploads:
+        for uploads in self._uploads.values():
             uploads.stop()
 
     def send(self, layer: Layer) -> None:
         """Takes a layer that the image will have."""
-        for uploads in self._uploads:
+        for uploads in self._uploads.values():
             uploads.send(layer)
 
-    def finish(self) -> dict[Digest, str]:
-        """Waits for what was taken; what became of it: `uploaded`, `mounted` or `present`."""
-        return {digest: became for uploads in self._uploads for digest, became in uploads.finish().items()}
+    def finish(self, reference: RegistryReference) -> dict[Digest, str]:
+        """Waits for what was taken; what became of it in the repository: `uploaded`, `mounted` or `present`."""
+        return dict(self._uploads[reference.registry, reference.repository].finish())
 
 
 def carry_out(
@@ -319,7 +318,6 @@ def deliver(
 
     unchanged = set()
     blobs: dict[Digest, str] = {}
-    sent = ahead.finish() if ahead is not None else {}
     for destination in destinations:
         reference = parse_reference(destination)
         path = reference.path.absolute() if isinstance(reference, ArchiveReference) else None
@@ -328,10 +326,12 @@ def deliver(
         if before is not None and workshop.store.memo("archive", key) == before:
             unchanged.add(destination)
             continue
-        write_image(image, reference, names=names, access=workshop.access, progress=workshop.sending, outcome=blobs)
+        has = ahead.finish(reference) if ahead is not None and isinstance(reference, RegistryReference) else {}
+        write_image(image, reference, names=names, access=workshop.access, progress=workshop.sending, outcome=has)
+        blobs |= has
         if path is not None and (state := _file_state(path)) is not None:
             workshop.store.put_memo("archive", key, state)
-    return Delivery(unchanged=frozenset(unchanged), blobs={**blobs, **sent})
+    return Delivery(unchanged=frozenset(unchanged), blobs=blobs)
 
 
 def _file_state(path: Path) -> dict[str, JSON] | None:

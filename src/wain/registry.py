@@ -130,7 +130,8 @@ def write(
     :param tags: further tags for the same image.
     :param chunk_bytes: uploads are cut in pieces of this size; None: only where they must be.
     :param schema2: in Docker's media types, for registries that refuse OCI's.
-    :param outcome: is filled with what became of each blob: `uploaded`, `mounted` or `present`.
+    :param outcome: is filled with what became of each blob: `uploaded`, `mounted` or `present`. Those that are in it
+        came there a moment ago, and are not asked for.
     :returns: the digest of the manifest or index.
     :raises AuthError: when the registry wants another login.
     :raises TransferError: when an upload failed after its retries; the tags are as they were.
@@ -433,7 +434,8 @@ class _Writer:
         standing = _head_manifest(self._session, self._repository, top.digest, push_scope)
         whole = standing is not None and standing.digest == top.digest
         if whole:
-            self._outcome.update((blob.digest, "present") for blob in blobs_of(image))
+            for blob in blobs_of(image):
+                self._outcome.setdefault(blob.digest, "present")
         else:
             self._write_blobs(image)
             # By digest first, so that a tag's manifest never names one that is not there.
@@ -447,7 +449,8 @@ class _Writer:
 
     def _write_blobs(self, image: Image | Index) -> None:
         # The largest first: the last to end is then a short one.
-        ordered = sorted(blobs_of(image), key=lambda blob: (-blob.size_bytes, blob.digest))
+        missing = (blob for blob in blobs_of(image) if blob.digest not in self._outcome)
+        ordered = sorted(missing, key=lambda blob: (-blob.size_bytes, blob.digest))
         calls = [lambda blob=blob: self._write_blob(blob) for blob in ordered]
         _together(self._access.jobs, calls, abandon=self._uploads.stop)
 

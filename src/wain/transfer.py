@@ -64,7 +64,8 @@ def write_image(
 
     :param names: `repository:tag` that the image has in an archive, layout or daemon; a registry's reference and
         `daemon:` name it themselves.
-    :param outcome: is filled with what became of each blob, where the destination tells.
+    :param outcome: is filled with what became of each blob, where the destination tells; a registry is not asked for
+        those that are in it.
     :param schema2: in Docker's media types, for registries that refuse OCI's.
     :returns: the digest of the manifest or index.
     :raises OutputError: when a file cannot be written.
