@@ -164,7 +164,7 @@ def make_lock(
 ) -> Lock:
     """A fresh lock of a project, for `wain lock`: never read from its lock file.
 
-    :param before: the lock whose versions are kept where they still fit.
+    :param before: the lock whose versions are kept where they still fit; where None, the project's uv.lock.
     :param upgrade: names that may change; None for none, empty for all.
     :raises LockError: when the project has a lock of another tool.
     """
@@ -188,7 +188,7 @@ def make_lock(
             settings=settings,
             store=store,
             indexes=indexes,
-            preferences=before if upgrade is None or upgrade else None,
+            preferences=(before or _uv_lock_of(project)) if upgrade is None or upgrade else None,
             upgrade=upgrade,
             refresh=refresh,
         )
@@ -198,6 +198,18 @@ def make_lock(
     if groups:
         tool["groups"] = [*sorted(groups)]
     return replace(lock, tool=tool)
+
+
+def _uv_lock_of(project: Path) -> Lock | None:
+    """The lock that uv keeps of a project, whose versions are tried; None where there is none that can be read."""
+    path = find_lock(project)
+    if path is None or path.name != "uv.lock":
+        return None
+    try:
+        return read_uv_lock(path, project=project)
+    except LockError as error:
+        logger.debug("the versions of uv.lock are not kept: %s", error.message)
+        return None
 
 
 def as_made(lock: Lock) -> Lock:

@@ -553,6 +553,19 @@ def test_uv_lock_is_compared_with_the_project(bench: Bench) -> None:
         bench.lock()
 
 
+def test_a_lock_beside_uv_lock_has_its_versions(bench: Bench) -> None:
+    bench.index.add("a", "1.0")
+    bench.index.add("a", "2.0")
+    bench.write("uv.lock", UV_LOCK)
+    bench.write("pyproject.toml", '[project]\nname = "x"\nversion = "1"\ndependencies = ["a"]\n')
+    assert [package.version for package in bench.write_lock().packages] == ["1.0"]
+    (bench.project / "pylock.toml").unlink()
+    assert [package.version for package in bench.write_lock(upgrade=()).packages] == ["2.0"]
+    bench.write("uv.lock", "version = 2")
+    (bench.project / "pylock.toml").unlink()
+    assert [package.version for package in bench.write_lock().packages] == ["2.0"]
+
+
 # Sources that have to be built
 
 

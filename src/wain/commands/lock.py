@@ -120,5 +120,7 @@ def _report(args: argparse.Namespace, lock: Lock, before: Lock | None, output: P
     layers = len(locked_digests(lock))
     named = f", and {layers} {'layer is' if layers == 1 else 'layers are'} named," if layers else ""
     say(f"{packages} locked for {environments}{named} in {output}")
+    if before is None and (output.parent / "uv.lock").is_file():
+        say("it counts before uv.lock, whose versions it has where they fit")
     if before is not None and not layers and locked_digests(before):
         say("the layers that it named are no longer named: that takes --layers")
