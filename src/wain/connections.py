@@ -133,7 +133,10 @@ def hint_of(error: BaseException) -> str:
 
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return "Name the authority's certificate file, or the host as trusted."
+        return (
+            "Trust its authority: SSL_CERT_FILE, for an index --cert too, for a registry certs.d/HOST/ca.crt of docker"
+            " or podman; or name the host as trusted (--trusted-host, for a registry --insecure)."
+        )
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "If the server speaks plain HTTP, say so (--insecure for a registry)."
     if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):

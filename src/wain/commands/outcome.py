@@ -75,6 +75,9 @@ def say_changes(console: Console, before: Image | Index, image: Image) -> None:
         console.say(f"there was no image for {image.platform} before: all of it is new")
         return
     pull = next_pull(old, image)
+    if not pull.changed and not pull.gone:
+        console.say("its layers are those of the image before: the next pull fetches none")
+        return
     for change in pull.changes():
         console.say(_change(change))
     console.say(
