@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from wain.digest import Digest
@@ -61,27 +62,53 @@ def find_lock(project: Path) -> Path | None:
     return None
 
 
-def lock_for(
-    project: Path,
-    *,
-    targets: Sequence[Target],
-    extras: Iterable[str] = (),
-    groups: Iterable[str] = (),
-    settings: IndexSettings | None = None,
-    store: Store,
-    transport: Transport,
-    locked: bool = False,
-    offline: bool = False,
-    refresh: bool = False,
-) -> Lock:
+class LockRequest(Struct, frozen=True, kw_only=True):
+    """Whose lock is asked for, what it must fit, and with what it may be made."""
+
+    project: Path
+    targets: Sequence[Target]
+    store: Store
+    transport: Transport
+    extras: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    settings: IndexSettings | None = None
+    """Those of the project where None."""
+    refresh: bool = False
+    """Whether a remembered resolution does not count."""
+
+    def normalized(self) -> LockRequest:
+        """The same with normalised names."""
+        return replace(
+            self,
+            extras=tuple(map(normalize_name, self.extras)),
+            groups=tuple(map(normalize_name, self.groups)),
+        )
+
+    def needed(self) -> ProjectRequirements:
+        """What the project says that it needs.
+
+        :raises PythonError: when it does not allow a target's Python.
+        :raises LockError: when its requirements are hashed in part.
+        """
+        needed = project_requirements(self.project, extras=self.extras, groups=self.groups)
+        check_python(needed, self.targets)
+        if needed.requirements is not None:
+            refuse_unhashed(needed.requirements)
+        return needed
+
+    def indexes(self, needed: ProjectRequirements) -> PackageIndexes:
+        """The indexes that settings and requirements name."""
+        settings = _with_file_options(self.settings or index_settings(self.project), needed)
+        return PackageIndexes(settings, store=self.store, transport=self.transport, folder=self.project.absolute())
+
+
+def lock_for(asked: LockRequest, *, locked: bool = False, offline: bool = False) -> Lock:
     """The lock of a project: its lock file, checked to fit it, or a resolution.
 
     The order: pylock.toml, uv.lock, a requirements.txt that is all pinned and hashed, requirements.txt,
     [project]. A resolution is remembered for ten minutes.
 
-    :param settings: those of the project where None.
     :param locked: nothing may be resolved.
-    :param refresh: a remembered resolution does not count.
     :raises LockError: when the lock does not fit the project or the targets, or `locked` and there is none;
         the hint says how to renew it.
     :raises PythonError: when the project does not allow a target's Python.
@@ -89,40 +116,25 @@ def lock_for(
     :raises HashMismatch: when the user's hashes leave no file.
     :raises Offline: when the network is needed and `offline`.
     """
-    extras, groups = tuple(map(normalize_name, extras)), tuple(map(normalize_name, groups))
-    if settings is None:
-        settings = index_settings(project)
-    if offline and not transport.offline:
+    asked = asked.normalized()
+    if offline and not asked.transport.offline:
         from wain.transport import Transport
 
-        transport = Transport(transport.settings, offline=True)
+        asked = replace(asked, transport=Transport(asked.transport.settings, offline=True))
+    project = asked.project
     path = find_lock(project)
     if path is not None:
-        return _lock_file(path, project, targets, extras, groups, store)
-    needed = project_requirements(project, extras=extras, groups=groups)
-    check_python(needed, targets)
-    settings = _with_file_options(settings, needed)
-    indexes = PackageIndexes(settings, store=store, transport=transport, folder=project.absolute())
-    if needed.requirements is not None:
-        refuse_unhashed(needed.requirements)
+        return _lock_file(path, asked)
+    needed = asked.needed()
+    indexes = asked.indexes(needed)
     if needed.requirements is not None and needed.requirements.is_locked:
-        return lock_of_requirements(needed.requirements, targets=targets, indexes=indexes)
+        return lock_of_requirements(needed.requirements, targets=asked.targets, indexes=indexes)
     for name in FOREIGN_LOCKS:
         if (project / name).is_file():
             raise refuse_foreign_lock(project / name)
     if locked:
         raise LockError(f"{project} has no lock file, and --locked was given", hint="Make one with wain lock.")
-    return _resolved(
-        project,
-        needed,
-        targets,
-        extras,
-        groups,
-        settings=settings,
-        store=store,
-        indexes=indexes,
-        refresh=refresh,
-    )
+    return _resolved(asked, needed, indexes)
 
 
 def lock_for_requirements(
@@ -141,62 +153,46 @@ def lock_for_requirements(
     :raises HashMismatch: when the user's hashes leave no file.
     """
     folder = requirements.path.parent.absolute()
+    asked = LockRequest(
+        project=folder, targets=targets, settings=settings, store=store, transport=transport, refresh=refresh
+    )
     needed = ProjectRequirements(folder=folder, requirements=requirements, lines=requirements.lines)
-    settings = _with_file_options(settings, needed)
-    indexes = PackageIndexes(settings, store=store, transport=transport, folder=folder)
+    indexes = asked.indexes(needed)
     if requirements.is_locked:
         return lock_of_requirements(requirements, targets=targets, indexes=indexes)
-    return _resolved(folder, needed, targets, (), (), settings=settings, store=store, indexes=indexes, refresh=refresh)
+    return _resolved(asked, needed, indexes)
 
 
-def make_lock(
-    project: Path,
-    *,
-    targets: Sequence[Target],
-    extras: Iterable[str] = (),
-    groups: Iterable[str] = (),
-    settings: IndexSettings | None = None,
-    store: Store,
-    transport: Transport,
-    before: Lock | None = None,
-    upgrade: Sequence[str] | None = None,
-    refresh: bool = False,
-) -> Lock:
+def make_lock(asked: LockRequest, *, before: Lock | None = None, upgrade: Sequence[str] | None = None) -> Lock:
     """A fresh lock of a project, for `wain lock`: never read from its lock file.
 
     :param before: the lock whose versions are kept where they still fit; where None, the project's uv.lock.
     :param upgrade: names that may change; None for none, empty for all.
     :raises LockError: when the project has a lock of another tool.
     """
-    extras, groups = tuple(map(normalize_name, extras)), tuple(map(normalize_name, groups))
-    if settings is None:
-        settings = index_settings(project)
-    needed = project_requirements(project, extras=extras, groups=groups)
-    check_python(needed, targets)
-    settings = _with_file_options(settings, needed)
-    indexes = PackageIndexes(settings, store=store, transport=transport, folder=project.absolute())
-    if needed.requirements is not None:
-        refuse_unhashed(needed.requirements)
+    asked = asked.normalized()
+    needed = asked.needed()
+    indexes = asked.indexes(needed)
     if needed.requirements is not None and needed.requirements.is_locked:
-        lock = lock_of_requirements(needed.requirements, targets=targets, indexes=indexes)
+        lock = lock_of_requirements(needed.requirements, targets=asked.targets, indexes=indexes)
     else:
         from wain.resolve import resolve
 
         lock = resolve(
-            _resolution_input(project, needed, extras, groups),
-            targets,
-            settings=settings,
-            store=store,
+            _resolution_input(asked, needed),
+            asked.targets,
+            settings=indexes.settings,
+            store=asked.store,
             indexes=indexes,
-            preferences=(before or _uv_lock_of(project)) if upgrade is None or upgrade else None,
+            preferences=(before or _uv_lock_of(asked.project)) if upgrade is None or upgrade else None,
             upgrade=upgrade,
-            refresh=refresh,
+            refresh=asked.refresh,
         )
     tool: dict[str, JSON] = {"requires": [*lock_notes(needed)]}
-    if extras:
-        tool["extras"] = [*sorted(extras)]
-    if groups:
-        tool["groups"] = [*sorted(groups)]
+    if asked.extras:
+        tool["extras"] = [*sorted(asked.extras)]
+    if asked.groups:
+        tool["groups"] = [*sorted(asked.groups)]
     return replace(lock, tool=tool)
 
 
@@ -341,14 +337,9 @@ def _with_file_options(settings: IndexSettings, needed: ProjectRequirements) -> 
     )
 
 
-def _lock_file(
-    path: Path,
-    project: Path,
-    targets: Sequence[Target],
-    extras: tuple[str, ...],
-    groups: tuple[str, ...],
-    store: Store,
-) -> Lock:
+def _lock_file(path: Path, asked: LockRequest) -> Lock:
+    project, targets, store = asked.project, asked.targets, asked.store
+    extras, groups = tuple(asked.extras), tuple(asked.groups)
     if path.name == "uv.lock":
         lock = read_uv_lock(path, project=project)
         check_uv_lock(path, project, targets, extras, groups)
@@ -364,7 +355,7 @@ def _lock_file(
                 f" ({', '.join((*extras, *groups)) or 'none'})",
                 hint=f"Lock again: wain lock {' '.join(flags)}".rstrip() + ".",
             )
-    key = _fit_key(lock, project, targets, extras, groups)
+    key = _fit_key(lock, asked)
     if key is not None and store.memo("lock-fits", key) is not None:
         return lock
     try:
@@ -384,10 +375,9 @@ def _lock_file(
     return lock
 
 
-def _fit_key(
-    lock: Lock, project: Path, targets: Sequence[Target], extras: tuple[str, ...], groups: tuple[str, ...]
-) -> Digest | None:
+def _fit_key(lock: Lock, asked: LockRequest) -> Digest | None:
     """What decides whether a lock fits its project; None where more does than two files of the project's folder."""
+    project = asked.project
     files: dict[str, JSON] = {}
     for name in ("pyproject.toml", "requirements.txt"):
         try:
@@ -401,59 +391,48 @@ def _fit_key(
     return recipe_key(
         {
             "what": "lock-fits", "version": 1, "lock": lock.digest, "project": str(project.absolute()), "files": files,
-            "targets": [msgspec.to_builtins(target) for target in targets], "extras": [*extras], "groups": [*groups],
+            "targets": [msgspec.to_builtins(target) for target in asked.targets],
+            "extras": [*asked.extras], "groups": [*asked.groups],
         }
     )  # fmt: skip
 
 
-def _resolution_input(
-    project: Path, needed: ProjectRequirements, extras: tuple[str, ...], groups: tuple[str, ...]
-) -> ResolutionInput:
+def _resolution_input(asked: LockRequest, needed: ProjectRequirements) -> ResolutionInput:
     from wain.resolve import ResolutionInput
 
     if needed.requirements is not None:
         return ResolutionInput(
-            folder=project.absolute(),
+            folder=asked.project.absolute(),
             lines=needed.requirements.lines,
             constraints=needed.requirements.constraints,
             hashes=needed.requirements.hashes,
             origin=needed.origin,
         )
     return ResolutionInput(
-        folder=project.absolute(),
+        folder=asked.project.absolute(),
         project=True,
-        extras=extras,
-        groups=groups,
+        extras=tuple(asked.extras),
+        groups=tuple(asked.groups),
         lines=needed.lines,
         dynamic=needed.dynamic,
         origin=needed.origin,
     )
 
 
-def _resolved(
-    project: Path,
-    needed: ProjectRequirements,
-    targets: Sequence[Target],
-    extras: tuple[str, ...],
-    groups: tuple[str, ...],
-    *,
-    settings: IndexSettings,
-    store: Store,
-    indexes: PackageIndexes,
-    refresh: bool,
-) -> Lock:
-    key = _resolution_key(project, needed, targets, extras, groups, settings)
-    if not refresh and (lock := _remembered(store, key, project)) is not None:
+def _resolved(asked: LockRequest, needed: ProjectRequirements, indexes: PackageIndexes) -> Lock:
+    extras, groups, store = tuple(asked.extras), tuple(asked.groups), asked.store
+    key = _resolution_key(asked, needed, indexes.settings)
+    if not asked.refresh and (lock := _remembered(store, key, asked.project)) is not None:
         return lock
     from wain.resolve import resolve
 
     lock = resolve(
-        _resolution_input(project, needed, extras, groups),
-        targets,
-        settings=settings,
+        _resolution_input(asked, needed),
+        asked.targets,
+        settings=indexes.settings,
         store=store,
         indexes=indexes,
-        refresh=refresh,
+        refresh=asked.refresh,
     )
     lock = replace(lock, extras=extras, groups=groups)
     if not any(package.directory or package.vcs for package in lock.packages):
@@ -491,14 +470,8 @@ def _remembered(store: Store, key: Digest, project: Path) -> Lock | None:
     )
 
 
-def _resolution_key(
-    project: Path,
-    needed: ProjectRequirements,
-    targets: Sequence[Target],
-    extras: tuple[str, ...],
-    groups: tuple[str, ...],
-    settings: IndexSettings,
-) -> Digest:
+def _resolution_key(asked: LockRequest, needed: ProjectRequirements, settings: IndexSettings) -> Digest:
+    project = asked.project
     files = [project / name for name in ("pyproject.toml", "setup.py", "setup.cfg", "uv.toml")]
     if needed.requirements is not None:
         files = [*needed.requirements.files]
@@ -524,9 +497,9 @@ def _resolution_key(
             "recipe": "resolution/1",
             "project": str(project.absolute()),
             "contents": contents,
-            "targets": [str(target) for target in targets],
-            "extras": [*sorted(extras)],
-            "groups": [*sorted(groups)],
+            "targets": [str(target) for target in asked.targets],
+            "extras": [*sorted(asked.extras)],
+            "groups": [*sorted(asked.groups)],
             "sources": [strip_credentials(url) if url.startswith(("http:", "https:")) else url for url in sources],
             "stamps": stamps,
             "options": [

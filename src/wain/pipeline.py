@@ -32,7 +32,7 @@ from wain.image import Image, Index
 from wain.known_layers import earlier_images, locked_facts, reuse_for
 from wain.lock import Lock, Selected
 from wain.locked_wheels import LockedWheels
-from wain.locking import as_made, find_lock, lock_for, make_lock, select_for
+from wain.locking import LockRequest, as_made, find_lock, lock_for, make_lock, select_for
 from wain.names import ArchiveReference, RegistryReference, parse_reference
 from wain.oci import JSON
 from wain.platforms import Platform, Target
@@ -95,18 +95,29 @@ def lock_project(request: Request, workshop: Workshop, *, before: Lock | None, u
         targets = tuple(base_facts(image, workshop.store).target for image in images)
         base = name
     lock = make_lock(
-        project.path,
+        _lock_request(project, targets, request, settings, index, workshop), before=before, upgrade=upgrade
+    )
+    return replace(lock, tool={**lock.tool, "base": base, "platforms": [str(target.platform) for target in targets]})
+
+
+def _lock_request(
+    project: Project,
+    targets: Sequence[Target],
+    request: Request,
+    settings: WainSettings,
+    index: IndexSettings,
+    workshop: Workshop,
+) -> LockRequest:
+    return LockRequest(
+        project=project.path,
         targets=targets,
         extras=request.extras or settings.extras,
         groups=request.groups or settings.groups,
         settings=index,
         store=workshop.store,
         transport=workshop.transport,
-        before=before,
-        upgrade=upgrade,
         refresh=request.refresh,
     )
-    return replace(lock, tool={**lock.tool, "base": base, "platforms": [str(target.platform) for target in targets]})
 
 
 def with_layers(lock: Lock, request: Request, workshop: Workshop) -> Lock:
@@ -178,23 +189,11 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
                 hint=other_python_hint(choice.python, choice.name),
             )
     targets = tuple(fact.target for fact in facts)
-    extras = request.extras or settings.extras
-    groups = request.groups or settings.groups
+    asked = _lock_request(project, targets, request, settings, index, workshop)
     if lock is None:
-        lock = lock_for(
-            project.path,
-            targets=targets,
-            extras=extras,
-            groups=groups,
-            settings=index,
-            store=workshop.store,
-            transport=workshop.transport,
-            locked=request.locked,
-            offline=request.offline,
-            refresh=request.refresh,
-        )
+        lock = lock_for(asked, locked=request.locked, offline=request.offline)
     selected = tuple(
-        select_for(lock, target, extras=extras, groups=groups, settings=index, store=workshop.store)
+        select_for(lock, target, extras=asked.extras, groups=asked.groups, settings=index, store=workshop.store)
         for target in targets
     )
     return Plan(

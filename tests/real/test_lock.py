@@ -16,7 +16,7 @@ from packaging.tags import Tag
 
 from tests.real.machines.index_front import IndexFront
 from wain.digest import Digest
-from wain.locking import fetch_selected, lock_for, make_lock, select_for
+from wain.locking import LockRequest, fetch_selected, lock_for, make_lock, select_for
 from wain.platforms import Platform, PythonVersion, Target
 from wain.settings import IndexSettings, index_settings
 from wain.store import Store
@@ -73,7 +73,8 @@ def test_the_machines_index_gives_what_pip_takes_for_both_platforms(project: Pat
     (project / "requirements.txt").write_text(names.replace(" ", "\n"))
     settings = index_settings(project)
     targets = (target(), target("arm64"))
-    lock = lock_for(project, targets=targets, settings=settings, store=store, transport=Transport())
+    asked = LockRequest(project=project, targets=targets, settings=settings, store=store, transport=Transport())
+    lock = lock_for(asked)
     for one in targets:
         chosen = select_for(lock, one, settings=settings, store=store)
         machine = one.platform.machine
@@ -93,7 +94,8 @@ def test_find_links_of_the_machine_serve_torch(project: Path, store: Store) -> N
     version = local[0].name.split("-")[1].partition("+")[0]
     (project / "requirements.txt").write_text(f"torch=={version}\n")
     one = target(python="3.11.2")
-    lock = lock_for(project, targets=[one], settings=settings, store=store, transport=Transport())
+    asked = LockRequest(project=project, targets=[one], settings=settings, store=store, transport=Transport())
+    lock = lock_for(asked)
     torch = {item.name: item for item in select_for(lock, one, settings=settings, store=store)}["torch"]
     assert torch.version == f"{version}+cpu"
     assert torch.file is not None
@@ -131,7 +133,10 @@ def test_uv_and_packaging_read_what_wain_locks(
     (project / "pyproject.toml").write_text(PROJECT)
     # uv installs for the version of the interpreter that it is given.
     one = target(python=".".join(map(str, sys.version_info[:3])))
-    lock = make_lock(project, targets=[one], extras=["server"], settings=front, store=store, transport=Transport())
+    asked = LockRequest(
+        project=project, targets=[one], extras=["server"], settings=front, store=store, transport=Transport()
+    )
+    lock = make_lock(asked)
     path = project / "pylock.toml"
     path.write_text(lock.to_toml(project))
     pylock = Pylock.from_dict(tomllib.loads(path.read_text()))
@@ -176,8 +181,8 @@ def test_a_lock_of_uv_gives_what_uv_itself_exports(
         ).stdout
         pylock = Pylock.from_dict(tomllib.loads(exported))
         for one in (target(), target("arm64", "3.11.2")):
-            lock = lock_for(
-                project,
+            asked = LockRequest(
+                project=project,
                 targets=[one],
                 extras=extras,
                 groups=groups,
@@ -185,6 +190,7 @@ def test_a_lock_of_uv_gives_what_uv_itself_exports(
                 store=store,
                 transport=Transport(offline=True),
             )
+            lock = lock_for(asked)
             assert lock.origin == "uv.lock"
             ours = {
                 item.name: (item.version, item.file.filename if item.file else None)

@@ -30,7 +30,7 @@ from wain.errors import (
     WainError,
 )
 from wain.lock import Lock, Selected
-from wain.locking import fetch_selected, lock_for, make_lock, select_for
+from wain.locking import LockRequest, fetch_selected, lock_for, make_lock, select_for
 from wain.platforms import Platform, PythonVersion, Target
 from wain.requirements import parse_requirement
 from wain.resolve import _line_text, find_interpreter, python_platform
@@ -71,6 +71,16 @@ class Bench:
         path.write_text(text)
         return path
 
+    def asked(self, *targets: Target, settings: IndexSettings | None = None, **options: Any) -> LockRequest:
+        return LockRequest(
+            project=self.project,
+            targets=targets or (target(),),
+            settings=settings or self.settings,
+            store=self.store,
+            transport=self.transport,
+            **options,
+        )
+
     def lock(
         self,
         *targets: Target,
@@ -81,32 +91,21 @@ class Bench:
         offline: bool = False,
         refresh: bool = False,
     ) -> Lock:
-        return lock_for(
-            self.project,
-            targets=targets or (target(),),
-            settings=settings or self.settings,
-            store=self.store,
-            transport=self.transport,
-            extras=extras,
-            groups=groups,
-            locked=locked,
-            offline=offline,
-            refresh=refresh,
-        )
+        asked = self.asked(*targets, settings=settings, extras=extras, groups=groups, refresh=refresh)
+        return lock_for(asked, locked=locked, offline=offline)
 
     def select(self, lock: Lock, one: Target | None = None) -> dict[str, Selected]:
         chosen = select_for(lock, one or target(), settings=self.settings, store=self.store)
         return {item.name: item for item in chosen}
 
-    def write_lock(self, *targets: Target, **options: object) -> Lock:
-        lock = make_lock(
-            self.project,
-            targets=targets or (target(),),
-            settings=self.settings,
-            store=self.store,
-            transport=self.transport,
-            **options,  # type: ignore[arg-type]
-        )
+    def write_lock(
+        self,
+        *targets: Target,
+        before: Lock | None = None,
+        upgrade: Sequence[str] | None = None,
+        refresh: bool = False,
+    ) -> Lock:
+        lock = make_lock(self.asked(*targets, refresh=refresh), before=before, upgrade=upgrade)
         self.write("pylock.toml", lock.to_toml(self.project))
         return lock
 
