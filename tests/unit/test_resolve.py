@@ -71,41 +71,27 @@ class Bench:
         path.write_text(text)
         return path
 
-    def asked(self, *targets: Target, settings: IndexSettings | None = None, **options: Any) -> LockRequest:
+    def asked(self, targets: tuple[Target, ...], *, settings: IndexSettings | None = None, **more: Any) -> LockRequest:
         return LockRequest(
             project=self.project,
             targets=targets or (target(),),
             settings=settings or self.settings,
             store=self.store,
             transport=self.transport,
-            **options,
+            **more,
         )
 
-    def lock(
-        self,
-        *targets: Target,
-        settings: IndexSettings | None = None,
-        extras: tuple[str, ...] = (),
-        groups: tuple[str, ...] = (),
-        locked: bool = False,
-        offline: bool = False,
-        refresh: bool = False,
-    ) -> Lock:
-        asked = self.asked(*targets, settings=settings, extras=extras, groups=groups, refresh=refresh)
-        return lock_for(asked, locked=locked, offline=offline)
+    def lock(self, *targets: Target, locked: bool = False, offline: bool = False, **more: Any) -> Lock:
+        return lock_for(self.asked(targets, **more), locked=locked, offline=offline)
 
     def select(self, lock: Lock, one: Target | None = None) -> dict[str, Selected]:
         chosen = select_for(lock, one or target(), settings=self.settings, store=self.store)
         return {item.name: item for item in chosen}
 
     def write_lock(
-        self,
-        *targets: Target,
-        before: Lock | None = None,
-        upgrade: Sequence[str] | None = None,
-        refresh: bool = False,
+        self, *targets: Target, before: Lock | None = None, upgrade: Sequence[str] | None = None, **more: Any
     ) -> Lock:
-        lock = make_lock(self.asked(*targets, refresh=refresh), before=before, upgrade=upgrade)
+        lock = make_lock(self.asked(targets, **more), before=before, upgrade=upgrade)
         self.write("pylock.toml", lock.to_toml(self.project))
         return lock
 
