@@ -184,3 +184,9 @@ def verb_of(
     found, operands = options(call.argv, valued)
     words = [operand for operand in operands if operand is not None]
     return (words[0] if words else "", words[1:], found)
+
+
+def begins_with(call: Invocation, *words: str, valued: frozenset[str] = frozenset()) -> bool:
+    """Whether the subcommand and its operands begin with these words, as `cache clear`."""
+    verb, rest, _ = verb_of(call, valued)
+    return (verb, *rest)[: len(words)] == words

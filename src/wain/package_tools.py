@@ -5,7 +5,7 @@ Source: the manuals of conda, micromamba, pixi, apt, apk, dnf and npm; tests bui
 
 from __future__ import annotations
 
-from wain.invocation import CacheUse, Invocation, Setting, Tool, verb_of
+from wain.invocation import CacheUse, Invocation, Setting, Tool, begins_with, verb_of
 
 _CONDA_VALUES = frozenset("-n --name -p --prefix -c --channel -f --file -r --root-prefix --solver".split())
 
@@ -154,8 +154,7 @@ def _conda_cleaned(call: Invocation) -> tuple[str, ...]:
 
 
 def _pixi_cleaned(call: Invocation) -> tuple[str, ...]:
-    verb, rest, _ = verb_of(call)
-    if verb != "clean" or rest[:1] != ["cache"]:
+    if not begins_with(call, "clean", "cache"):
         return ()
     return (call.variable_place("PIXI_CACHE_DIR", call.cache_home("rattler"))[0],)
 
@@ -168,13 +167,13 @@ def _apt_cleaned(call: Invocation) -> tuple[str, ...]:
 
 
 def _apk_cleaned(call: Invocation) -> tuple[str, ...]:
-    verb, rest, _ = verb_of(call)
-    return ("/var/cache/apk",) if verb == "cache" and rest[:1] == ["purge"] else ()
+    return ("/var/cache/apk",) if begins_with(call, "cache", "purge") else ()
 
 
 def _dnf_cleaned(call: Invocation) -> tuple[str, ...]:
-    verb, rest, _ = verb_of(call, _DNF_VALUES)
-    return ("/var/cache/yum", "/var/cache/dnf", "/var/cache/libdnf5") if (verb, rest[:1]) == ("clean", ["all"]) else ()
+    if not begins_with(call, "clean", "all", valued=_DNF_VALUES):
+        return ()
+    return ("/var/cache/yum", "/var/cache/dnf", "/var/cache/libdnf5")
 
 
 def _npm_cleaned(call: Invocation) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import tomllib
 
 from msgspec.structs import replace
 
-from wain.invocation import TRUE, CacheUse, Invocation, Setting, Tool, options, verb_of
+from wain.invocation import TRUE, CacheUse, Invocation, Setting, Tool, begins_with, options, verb_of
 from wain.pip_commands import pip_boolean, pip_cache, pip_call
 
 _UV_VALUES = frozenset(
@@ -233,15 +233,13 @@ def _uv_cleaned(call: Invocation) -> tuple[str, ...]:
 
 
 def _poetry_cleaned(call: Invocation) -> tuple[str, ...]:
-    verb, rest, _ = verb_of(call, _POETRY_VALUES)
-    if verb != "cache" or rest[:1] != ["clear"]:
+    if not begins_with(call, "cache", "clear", valued=_POETRY_VALUES):
         return ()
     return (f"{_poetry_folder(call)[0]}/cache",)
 
 
 def _pdm_cleaned(call: Invocation) -> tuple[str, ...]:
-    verb, rest, _ = verb_of(call)
-    if verb != "cache" or rest[:1] != ["clear"]:
+    if not begins_with(call, "cache", "clear"):
         return ()
     return (call.variable_place("PDM_CACHE_DIR", call.cache_home("pdm"))[0],)
 
