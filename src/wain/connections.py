@@ -5,14 +5,14 @@ Sources: RFC 9112; the conventions of http_proxy, https_proxy and no_proxy.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -20,6 +20,7 @@ from wain.errors import UsageError
 from wain.urls import is_loopback, origin_of, split_credentials
 
 if TYPE_CHECKING:
+    import io
     import ssl
 
     import urllib3
@@ -183,14 +184,29 @@ def reason_of(error: BaseException, settings: HttpSettings, read_seconds: float 
 
 
 class _Head:
-    """What http.client reads an answer's head from; remembers whether it ended before its empty line."""
+    """What http.client reads an answer's head from; remembers whether it ended before its empty line, and bounds the
+    time from its first byte to its last, not only each silence within it.
+    """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.BufferedReader, seconds: float) -> None:
         self.stream = stream
         self.is_cut = False
+        self._seconds = seconds
+        self._began: float | None = None
 
     def readline(self, limit: int = -1) -> bytes:
-        line = self.stream.readline(limit)
+        line = b""
+        while not line.endswith(b"\n") and len(line) != limit:
+            found = self.stream.peek(1)  # one read of the socket at most, with its timeout
+            now = time.monotonic()
+            if self._began is None:
+                self._began = now
+            if now > self._began + self._seconds:
+                raise TimeoutError("the answer's head takes too long")
+            if not found:
+                break
+            size = found.find(b"\n") + 1 or len(found)
+            line += self.stream.read(size if limit < 0 else min(size, limit - len(line)))
         self.is_cut = not line
         return line
 
@@ -215,32 +231,20 @@ def _make_pool(tls: _TlsKey | None, proxy: str | None, timeout_seconds: float) -
         """http.client takes a head that is cut short for a whole one; this does not."""
 
         def begin(self) -> None:
-            head = _Head(self.fp)
+            head = _Head(self.fp, timeout_seconds)
             self.fp = head  # type: ignore[assignment]
             super().begin()
             if self.fp is head:  # type: ignore[comparison-overlap]
-                self.fp = head.stream  # type: ignore[assignment]
+                self.fp = head.stream
             if head.is_cut:
                 raise http.client.RemoteDisconnected("the answer's head is cut short")
 
-    class HeadWatch(HTTPConnection):
-        """Bounds the time that an answer's head takes as a whole, not only each silence within it."""
-
+    class Plain(HTTPConnection):
         response_class = WholeHead
 
-        def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
-            watch = threading.Timer(2 * float(self.timeout or timeout_seconds), _hang_up, (self.sock,))
-            watch.daemon = True
-            watch.start()
-            try:
-                return super().getresponse()
-            finally:
-                watch.cancel()
+    class Encrypted(HTTPSConnection):
+        response_class = WholeHead
 
-    class Plain(HeadWatch):
-        pass
-
-    class Encrypted(HeadWatch, HTTPSConnection):
         def connect(self) -> None:
             super().connect()
             if tls is not None and not tls.verified:
@@ -268,13 +272,6 @@ def _make_pool(tls: _TlsKey | None, proxy: str | None, timeout_seconds: float) -
         pool = urllib3.ProxyManager(address, proxy_headers=proxy_headers, **arguments)
     pool.pool_classes_by_scheme = {"http": PlainPool, "https": EncryptedPool}
     return pool
-
-
-def _hang_up(sock: Any) -> None:
-    import socket
-
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _tls_context(key: _TlsKey) -> ssl.SSLContext:
