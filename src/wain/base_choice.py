@@ -14,6 +14,7 @@ from msgspec import Struct
 from wain.choose import PythonChoice, choose_python
 from wain.errors import (
     DebianError,
+    LockError,
     PythonError,
     UsageError,
 )
@@ -47,13 +48,30 @@ class BaseChoice(Struct, frozen=True, kw_only=True):
     """Of the built-in base; None for a reference."""
 
 
-def choose_base(project: Project, settings: WainSettings, request: Request, lock: Lock | None) -> BaseChoice:
+def choose_base(
+    project: Project, settings: WainSettings, request: Request, lock: Lock | None, *, renews: bool = False
+) -> BaseChoice:
     """The base: the flag; the setting; the lock's; the built-in one where it can be had; else python:X.Y-slim.
 
+    Where flag or setting name the base that the lock has, it is the lock's, with its digest.
+
+    :param renews: whether the lock is being made anew: what it says of another base binds nobody.
+    :raises LockError: with --locked, when the lock has another base.
     :raises PythonError: when the Python that is wanted cannot be had.
     """
     locked = lock.tool.get("base") if lock else None
     wanted = request.base or settings.base
+    if wanted and locked is not None:
+        name = _locked_name(locked)
+        if name not in (wanted, _whole_name(wanted, settings)):
+            if renews:
+                locked = None
+            elif request.locked:
+                raise LockError(
+                    f"the lock is for the base {name}, not for {wanted}", hint=f"Lock again: wain lock --base {wanted}."
+                )
+        elif isinstance(locked, str):
+            wanted = locked
     locked_python = _locked_python(locked)
     python = choose_python(
         project, flag=request.python, setting=settings.python, locked=locked_python, built_in=tuple(SUITES)
@@ -111,6 +129,13 @@ def bases_for(
 
     images = []
     for platform, known in zip(platforms, reuse, strict=True):
+        packages = request.packages or settings.packages
+        if (locked := _locked_packages(lock, choice, platform)) is not None and {*locked} != {*packages}:
+            raise LockError(
+                f"packages asks for {', '.join(packages) or 'none'}, and the lock's base has"
+                f" {', '.join(locked) or 'none'}",
+                hint="Lock again: wain lock.",
+            )
         image = base_image(
             base_lock(choice, platform, request, settings, lock, workshop),
             store=workshop.store,
@@ -172,6 +197,21 @@ def referenced(
     if isinstance(reference, RegistryReference):
         name = str(reference.with_digest(found.digest))
     return name, tuple(found.image_for(platform) if isinstance(found, Index) else found for platform in platforms)
+
+
+def _locked_name(locked: JSON) -> str:
+    """A lock's base as a user would name it: `debian:SUITE`, or a reference without its digest."""
+    if isinstance(locked, list) and locked and isinstance(locked[0], dict):
+        return f"debian:{locked[0].get('suite')}"
+    return str(locked).partition("@")[0]
+
+
+def _whole_name(name: str, settings: WainSettings) -> str:
+    """What a lock calls a base that a user names so, without its digest."""
+    reference = parse_reference(name)
+    if isinstance(reference, RegistryReference):
+        return str(reference).partition("@")[0]
+    return _beside(name, settings)
 
 
 def _beside(name: str, settings: WainSettings) -> str:
@@ -254,6 +294,18 @@ def _remembered_base(
         raise
     workshop.store.put_memo("recent-base", key, {"at": int(time.time()), "lock": found.to_json()})
     return found
+
+
+def _locked_packages(lock: Lock | None, choice: BaseChoice, platform: Platform) -> Sequence[str] | None:
+    """The packages that were asked for when a built-in base was locked; None where the lock has no such base."""
+    from wain.debian import BaseLock
+
+    value = lock.tool.get("base") if lock else None
+    for item in value if isinstance(value, list) else []:
+        found = BaseLock.from_json(item)
+        if (found.suite, found.platform) == (choice.suite, platform):
+            return found.requested
+    return None
 
 
 def _locked_base(lock: Lock | None, choice: BaseChoice, platform: Platform, packages: Sequence[str]) -> BaseLock | None:

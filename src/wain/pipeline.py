@@ -78,8 +78,7 @@ def lock_project(request: Request, workshop: Workshop, *, before: Lock | None, u
     settings = wain_settings(project.path).with_builds(request.builds)
     index = index_settings(project.path, flags=request.index_flags, wain=settings)
     earlier = None if upgrade is not None and not upgrade else before
-    # The Python of the lock before is that of the base it was made for, which another base need not have.
-    choice = choose_base(project, settings, request, None if request.base or settings.base else earlier)
+    choice = choose_base(project, settings, request, earlier, renews=True)
     workshop.say(told(choice))
     base: JSON
     if choice.suite is not None:
@@ -267,7 +266,7 @@ def carry_out(
                 reuse=reuse,
                 compiles=_compiles(plan, request),
                 estimates=request.tells,
-                base_name=plan.base.name,
+                base_name=_without_digest(plan.base.name),
                 leave_out=request.leave_out,
                 labels=request.labels,
                 made=made,
@@ -277,6 +276,12 @@ def carry_out(
             for line in wheels.missing_libraries(inputs, facts):
                 log.warning("%s", line)
     return tuple(results)
+
+
+def _without_digest(name: str) -> str:
+    """A base's name as images have it, which does not vary with whether a lock has its digest."""
+    tagged, _, digest = name.partition("@")
+    return tagged if digest and ":" in tagged.rpartition("/")[2] else name
 
 
 def _compiles(plan: Plan, request: Request) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -18,6 +19,8 @@ from wain.request import Workshop
 from wain.settings import WainSettings
 from wain.transfer import read_image
 
+_ADDED_PACKAGES = re.compile(r"wain: debian packages: (\S+ \S+(?:, \S+ \S+)*)")
+
 
 def rebase(image: Image | Index, onto: str, workshop: Workshop) -> Image | Index:
     """The image or index on another base, for each of its platforms.
@@ -32,7 +35,7 @@ def rebase(image: Image | Index, onto: str, workshop: Workshop) -> Image | Index
 
 def _rebase_one(image: Image, onto: str, workshop: Workshop) -> Image:
     old, old_facts = _base_of(image, workshop)
-    name, new = open_base(onto, image.platform, WainSettings(), workshop)
+    name, new = open_base(onto, image.platform, WainSettings(), workshop, packages=_added_packages(old))
     facts = base_facts(new, workshop.store)
     if problems := differences(old_facts, facts):
         raise BaseError(
@@ -79,6 +82,12 @@ def _base_of(image: Image, workshop: Workshop) -> tuple[Image, BaseFacts]:
             f"{name} is not the base that the image was made on", hint="Build the image anew: wain build --base REF."
         )
     return base, BaseFacts.from_label(label) if label is not None else base_facts(base, workshop.store)
+
+
+def _added_packages(base: Image) -> tuple[str, ...]:
+    """The Debian packages that a built-in base was given, as its history says: the new one is to have them too."""
+    found = [match for layer in base.layers if (match := _ADDED_PACKAGES.fullmatch(layer.created_by))]
+    return tuple(item.partition(" ")[0] for match in found for item in match[1].split(", "))
 
 
 def differences(old: BaseFacts, new: BaseFacts) -> Sequence[str]:

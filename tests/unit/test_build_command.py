@@ -16,15 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.layer_maker import make_layer
-from tests.unit.test_bases import image_of
+from tests.unit.layer_maker import file, make_layer
+from tests.unit.test_bases import glibc, image_of, official
 from tests.unit.wain_project import Wain, index, wain
 from wain.digest import Digest
 from wain.errors import LockError, Offline, ProjectError, PythonError
 from wain.image import Image, check_image
 from wain.layout import write as write_layout
-from wain.names import LayoutReference
+from wain.names import LayoutReference, parse_registry_reference
 from wain.oci import load_json
+from wain.registry import write as write_to_registry
 from wain.testing import LoopbackRegistry
 
 __all__ = ["index", "wain"]
@@ -284,7 +285,7 @@ def test_an_interrupt_leaves_no_part_at_the_destination(wain: Wain, monkeypatch:
 
 def test_a_musl_base_takes_pure_wheels_and_says_what_lacks(wain: Wain) -> None:
     from tests.unit.elf_maker import make_elf
-    from tests.unit.layer_maker import file, symlink
+    from tests.unit.layer_maker import symlink
     from tests.unit.test_bases import MUSL_LOADER, program
 
     wain.index.add("native", "1.0", tag="cp313-cp313-manylinux_2_17_x86_64")
@@ -399,3 +400,27 @@ def test_a_lock_is_looked_at_again_when_the_project_changed(wain: Wain, name: st
         (wain.project / "more.txt").write_text("alpha\ngamma\n")
     wain.build(code=3)
     assert "gamma" in wain.err
+
+
+def test_the_base_of_the_settings_is_the_locks(wain: Wain) -> None:
+    """A tag that moved since the lock was made does not move the build, until the lock is made anew."""
+    first, second = (image_of(make_layer([*glibc(), *official(), file("mark", mark)])) for mark in (b"1", b"2"))
+    with LoopbackRegistry() as registry:
+        name = registry.reference("base")
+        write_to_registry(first, parse_registry_reference(name))
+        (wain.project / "pyproject.toml").write_text(f'[tool.wain]\nbase = "{name}"\n')
+        more = ("--index-url", wain.index.simple)
+        wain("lock", str(wain.project), *more)
+        write_to_registry(second, parse_registry_reference(name))
+        out = ("-o", f"oci:{wain.folder / 'out'}:1")
+        wain("build", str(wain.project), *out, *more)
+        assert wain.image().layers[0].digest == first.layers[0].digest
+        assert wain.image().config.runtime.labels["org.opencontainers.image.base.name"] == name
+        wain("lock", str(wain.project), *more)
+        wain("build", str(wain.project), *out, *more)
+        assert wain.image().layers[0].digest == first.layers[0].digest, "as with packages: kept without --upgrade"
+        wain("build", str(wain.project), *out, *more, "--locked", "--base", f"oci:{wain.base}:1", code=3)
+        assert "for the base" in wain.err
+        wain("lock", str(wain.project), *more, "--upgrade")
+        wain("build", str(wain.project), *out, *more)
+        assert wain.image().layers[0].digest == second.layers[0].digest

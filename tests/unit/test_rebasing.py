@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import pytest
 from msgspec.structs import replace
@@ -10,12 +11,13 @@ from msgspec.structs import replace
 from tests.unit.layer_maker import Member, file, make_layer
 from tests.unit.test_bases import glibc, image_of, official
 from tests.unit.wain_project import Wain, index, wain
+from wain.build import BASE_LAYERS, BASE_NAME
 from wain.errors import BaseError
 from wain.explain import next_pull
 from wain.image import Image, check_image
 from wain.layout import write as write_layout
 from wain.names import LayoutReference
-from wain.oci import Config
+from wain.oci import Config, Runtime
 from wain.platforms import Platform
 from wain.testing import random_image
 
@@ -77,6 +79,24 @@ def test_a_base_that_lacks_something_is_refused(
     wain("rebase", f"oci:{wain.folder / 'out'}:1", "--onto", onto, code=BaseError.exit_code)
     assert told in wain.err
     assert wain.image().digest == before
+
+
+def test_the_packages_of_a_built_in_base_stay(wain: Wain, monkeypatch: pytest.MonkeyPatch) -> None:
+    wain.build()
+    steps = ("wain: debian bookworm, 2 packages", "wain: debian packages: libpq5 15.20-0, libxml2 2.9", "wain: a 1.0")
+    layers = [replace(layer, created_by=step) for layer, step in zip(random_image(4).layers, steps, strict=True)]
+    labels = {**wain.image().config.runtime.labels, BASE_NAME: "debian:bookworm", BASE_LAYERS: "2"}
+    image = Image(config=Config(platform=Platform(), runtime=Runtime(labels=labels))).append(*layers)
+    write_layout(image, LayoutReference(path=wain.folder / "out", tag="1"))
+    asked: list[object] = []
+
+    def opened(name: str, *_: object, packages: Sequence[str]) -> NoReturn:
+        asked.extend([name, *packages])
+        raise BaseError("stop", hint="here")
+
+    monkeypatch.setattr("wain.rebasing.open_base", opened)
+    wain("rebase", f"oci:{wain.folder / 'out'}:1", "--onto", "debian:bookworm", code=BaseError.exit_code)
+    assert asked == ["debian:bookworm", "libpq5", "libxml2"]
 
 
 def test_an_image_of_others_is_refused(wain: Wain) -> None:
