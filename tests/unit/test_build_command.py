@@ -424,3 +424,9 @@ def test_the_base_of_the_settings_is_the_locks(wain: Wain) -> None:
         wain("lock", str(wain.project), *more, "--upgrade")
         wain("build", str(wain.project), *out, *more)
         assert wain.image().layers[0].digest == second.layers[0].digest
+
+
+def test_a_metadata_file_without_a_folder_is_told_before_anything_is_made(wain: Wain) -> None:
+    wain.build("--metadata-file", str(wain.folder / "no/file.json"), code=2)
+    assert "there is no such folder" in wain.err
+    assert not (wain.folder / "out").exists()

@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
     console: Console = args.console
     labels = dict(_pair(text) for text in args.label)
+    if args.metadata_file and not Path(args.metadata_file).parent.is_dir():
+        raise UsageError(f"--metadata-file {args.metadata_file}: there is no such folder", hint="Make it first.")
     if args.file is not None:
         return run_dockerfile(args, labels, _given_destinations(args))
     with open_workshop(args, Path(args.path)) as workshop:
