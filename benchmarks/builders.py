@@ -287,11 +287,19 @@ def _docker(
             docker.cli("push", "--quiet", latest, timeout_seconds=PUSH_SECONDS)
 
     def forget(job: Job) -> None:
-        job.place.docker.prune()
+        # What was pulled stays, which to pull again before each measurement would cost seconds.
+        docker = job.place.docker
+        docker.cli("builder", "prune", "--all", "--force", timeout_seconds=PUSH_SECONDS)
+        if built := docker.images() - at_hand(job):
+            docker.cli("rmi", "--force", *sorted(built), timeout_seconds=PUSH_SECONDS)
+        docker.cli("system", "prune", "--force", "--volumes")
 
     def ready(job: Job) -> None:
-        for reference in (job.base, job.place.uv_reference):
+        for reference in at_hand(job) - job.place.docker.images():
             job.place.docker.cli("pull", "--quiet", reference)
+
+    def at_hand(job: Job) -> set[str]:
+        return {job.base, job.place.uv_reference}
 
     return Builder(name=name, has_bytecode=has_bytecode, publish=publish, forget=forget, ready=ready, lock=lock)
 
