@@ -90,7 +90,7 @@ def _times(cells: Mapping[str, Any], scenario: str, step: str, other: str, wante
     measured = f"{middle:.1f} times"
     simple = found.get(UV_PIP, ())
     if other == UV and (more := ratios(ours, simple, "seconds")) and statistics.median(more) < middle:
-        measured += f"; {statistics.median(more):.1f} times {UV_PIP} (n = {len(more)})"
+        measured += f"; against {UV_PIP} {statistics.median(more):.1f} times (n = {len(more)})"
     yield Goal(
         what=f"{scenario}, {step}, against {other}",
         wanted=f"{wanted:g} times as fast",

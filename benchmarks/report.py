@@ -11,6 +11,7 @@ from benchmarks.goals import UV, UV_PIP, Goal, Records, goals
 from benchmarks.installs import times
 from benchmarks.plots import Bar, Group, chart
 from benchmarks.results import Document, builders_of, median, ratios, with_names_of_today
+from benchmarks.stage_clock import REST
 from benchmarks.stages import Profile, floor_of
 
 STEPS = {
@@ -194,7 +195,7 @@ def _why_steps_are_missed(parts: Mapping[str, Any], found: Sequence[Goal]) -> It
             if least > seconds:
                 line += ", more than the aim leaves."
             else:
-                own = {stage: taken for stage, taken in profile["stages"].items() if stage not in floor}
+                own = {stage: taken for stage, taken in profile["stages"].items() if stage not in (*floor, REST)}
                 most = max(own, key=lambda stage: own[stage])
                 line += f"; most of the rest is *{most}* with {own[most]:.2f} s."
         told.append(line)

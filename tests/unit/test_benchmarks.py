@@ -93,7 +93,7 @@ def test_the_document_says_what_was_measured(tmp_path: Path) -> None:
 
 def test_an_aim_tells_the_other_form_of_uv_where_that_is_faster() -> None:
     text = report.text_of(_document())
-    missed = "| 5 times as fast | 1.5 times; 0.7 times docker + uv pip, cache mount (n = 1) | 1 | **missed** |"
+    missed = "| 5 times as fast | 1.5 times; against docker + uv pip, cache mount 0.7 times (n = 1) | 1 | **missed** |"
     assert f"| data, source, against docker + uv sync, cache mount {missed}" in text
 
 
