@@ -137,6 +137,8 @@ def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
         budget = budget_seconds()
         for turn in turns.full_turns() if full else turns.short_turns():
             carry_out(turn)
+        if not full:
+            carry_out(turns.last_turn(seconds_left()))
         profiles: dict[str, object] = {}
         has_time = full or budget >= 1800
         for scenario in (WEB, DATA, ML):

@@ -13,6 +13,8 @@ from benchmarks.scenarios import ALL, DATA, ML, WEB, Scenario
 STEPS = ("cold", "unchanged", "source", "bump", "fresh")
 SHORT_MINUTES = 14.0
 """When the short form begins nothing more, its set-up apart; BENCH_MINUTES names another time."""
+ML_SECONDS = 330
+"""What the large images of the short form take, with profiles after them."""
 MOST_ROUNDS = 5
 _MARGIN = 1.1
 
@@ -44,7 +46,7 @@ _ML = {every.WAIN: STEPS, every.UV_SYNC: ("cold", "source", "bump"), every.PIP_N
 
 
 def short_turns() -> list[Turn]:
-    """What the short form does once, the most telling first."""
+    """What the short form does once, the most telling first; `last_turn` comes after."""
     web = {**_WEB, **dict.fromkeys((every.WAIN_BUILT_IN, every.PIP_PLAIN, every.PIP_NO_COMPILE), _COLD)}
     others = {
         every.WAIN: _COLD,
@@ -55,9 +57,18 @@ def short_turns() -> list[Turn]:
     return [
         _turn(DATA, {**_DATA, every.WAIN_COMPILE: _COLD}, starts=1),
         _turn(WEB, web, starts=1),
-        _turn(ML, _ML),
         _turn(WEB, others, starts=1),
     ]
+
+
+def last_turn(seconds: float) -> Turn:
+    """What the short form does last of what it does once: the largest images.
+
+    :param seconds: that are left; a minute of work is left out where they are few.
+    """
+    if seconds >= ML_SECONDS:
+        return _turn(ML, _ML)
+    return _turn(ML, {**_ML, every.UV_SYNC: ("cold", "source")})
 
 
 def repeated_turns() -> list[Turn]:

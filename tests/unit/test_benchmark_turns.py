@@ -75,7 +75,7 @@ def test_what_has_failed_is_not_repeated() -> None:
 
 def test_what_is_repeated_is_measured_before() -> None:
     first: dict[tuple[str, str], set[str]] = {}
-    for turn in turns.short_turns():
+    for turn in (*turns.short_turns(), turns.last_turn(1e9)):
         for name, steps in turn.builders.items():
             first.setdefault((turn.scenario.name, name), set()).update(steps)
     for turn in turns.repeated_turns():
@@ -86,6 +86,12 @@ def test_what_is_repeated_is_measured_before() -> None:
     for scenario in ("web", "data"):
         assert {"cold", "source", "bump"} <= first[scenario, builders.UV_PIP.name]
         assert first[scenario, builders.UV_SYNC.name] == set(turns.STEPS)
+
+
+def test_a_minute_of_the_largest_images_is_left_out_where_time_is_short() -> None:
+    whole, short = turns.last_turn(1e9).builders, turns.last_turn(100).builders
+    assert whole[builders.UV_SYNC.name] == ("cold", "source", "bump")
+    assert short == {**whole, builders.UV_SYNC.name: ("cold", "source")}
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
