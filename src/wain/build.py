@@ -20,13 +20,13 @@ from msgspec.structs import replace
 
 from wain.bases import LABEL, BaseFacts
 from wain.digest import Digest
-from wain.environment import DEFAULT_USER, VENV, environment_entries, find_user, runtime
+from wain.environment import DEFAULT_USER, VENV, environment_layer, find_user, runtime
 from wain.errors import ImageError
 from wain.grouping import OVERFLOW_SLOTS, SLOTS, Item, group
 from wain.ignore import project_files
 from wain.image import Image, check_image
 from wain.install import Scheme, colliding, plan_install
-from wain.layers import Layer, files_layer, remembered_layer, wheel_layer, wheel_layer_key
+from wain.layers import Layer, remembered_layer, wheel_layer, wheel_layer_key
 from wain.oci import JSON
 from wain.project import APP, Project, entry_point, own_sources, project_layer, source_time
 from wain.records import Record
@@ -130,11 +130,7 @@ def build(
     files = list(project_files(project.path, include=settings.include, leave_out=leave_out))
     time = source_time(project, files)
     created = datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    environment = files_layer(
-        environment_entries(facts, user),
-        store=store,
-        created_by=f"wain: /{VENV} for Python {facts.python}, user {user.name}",
-    )
+    environment, is_known_environment = environment_layer(facts, user, store=store)
     if project_wheel is not None:
         project_row = maker.row([project_wheel], mtime=max(time, ZIP_EPOCH))
     else:
@@ -144,7 +140,11 @@ def build(
         dependencies = _with_bytecode(maker, dependencies, wheels, facts, base)
     rows = [
         *dependencies.rows,
-        LayerRow(what=f"environment, user {user.name}", layer=environment, state="new"),
+        LayerRow(
+            what=f"environment, user {user.name}",
+            layer=environment,
+            state="cached" if is_known_environment else "new",
+        ),
         project_row,
     ]
     made_labels = {**settings.labels, **(labels or {})}

@@ -14,9 +14,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from wain.bases import BaseFacts
+from wain.digest import Digest
 from wain.errors import UsageError
-from wain.layers import Entry
-from wain.oci import Runtime
+from wain.gzips import COMPRESSOR, LEVEL
+from wain.layers import Entry, Layer, files_layer, remember_layer, remembered_layer
+from wain.oci import JSON, Runtime
+from wain.store import Store, recipe_key
 
 VENV = "opt/venv"
 DEFAULT_USER = "65532"
@@ -130,6 +133,25 @@ def environment_entries(facts: BaseFacts, user: User) -> list[Entry]:
             Entry(path=f"{parent}/{PurePosixPath(home).name}", kind="directory", mode=0o770, uid=user.uid, gid=0),
         ]
     return entries
+
+
+def environment_layer(facts: BaseFacts, user: User, *, store: Store) -> tuple[Layer, bool]:
+    """The layer of `environment_entries`, and whether it was made before."""
+    entries = environment_entries(facts, user)
+    told: list[JSON] = [
+        [
+            entry.path, entry.kind, entry.mode, entry.uid, entry.gid, entry.target,
+            Digest.of(entry.open_data().read()) if entry.open_data is not None else None,
+        ]
+        for entry in entries
+    ]  # fmt: skip
+    key = recipe_key({"recipe": "environment/1", "compressor": f"{COMPRESSOR} level {LEVEL}", "entries": told})
+    created_by = f"wain: /{VENV} for Python {facts.python}, user {user.name}"
+    if (known := remembered_layer(key, store=store, created_by=created_by)) is not None:
+        return replace(known, annotations={}), True
+    layer = files_layer(entries, store=store, created_by=created_by)
+    remember_layer(key, layer, store=store)
+    return layer, False
 
 
 def _folder(facts: BaseFacts, path: str) -> Entry:

@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import errno
 import gc
-import gc
 import importlib
 import os
 import signal
