@@ -8,38 +8,40 @@ Source: OCI distribution specification 1.1; the distribution project's token aut
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import hashlib
-import http.server
 import io
 import itertools
 import json
 import random
 import re
-import socket
-import socketserver
-import struct
 import tarfile
-import threading
-import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Callable
 from typing import ClassVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs
 
 from msgspec import Struct, field
 
 from wain.digest import Digest
+from wain.faults import Answer, Fault, FaultyHandler, FaultyServer, Request
 from wain.image import Image, Index
 from wain.layers import Layer
 from wain.oci import DOCKER_INDEX, DOCKER_MANIFEST, INDEX_TYPES, MANIFEST, MANIFEST_TYPES, Config, Runtime, load_json
 from wain.platforms import Platform
 
+__all__ = [
+    "Fault",
+    "LoopbackRegistry",
+    "Request",
+    "random_image",
+    "random_index",
+    "random_layer",
+    "schema2_image",
+]
+
 _UPLOADS = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<upload>[^/]*)$")
 _BLOBS = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)$")
 _MANIFESTS = re.compile(r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)$")
-_CHUNK_BYTES = 64 << 10
 
 
 def random_layer(seed: int, size_bytes: int = 2000, *, path: str | None = None) -> Layer:
@@ -78,61 +80,6 @@ def random_index(seed: int = 0, *, layers: int = 2, layer_bytes: int = 2000) -> 
     )
 
 
-class Request(Struct, kw_only=True):
-    """One request as the server logged it."""
-
-    number: int
-    """From 1."""
-    method: str
-    path: str
-    query: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """With lower-case names."""
-    body_bytes: int = 0
-    status: int | None = None
-    """None where the connection was cut before an answer."""
-    sent_bytes: int = 0
-
-    @property
-    def authorization(self) -> str | None:
-        return self.headers.get("authorization")
-
-    def is_(self, method: str, part: str = "") -> bool:
-        return self.method == method and part in self.path
-
-
-class Fault(Struct, kw_only=True):
-    """What goes wrong with the requests that `when` picks.
-
-    `cut` is where the connection breaks: `before` the request's body is read, in the `middle` of it, `after` the
-    request was carried out, in the answer's `head`, or half-way through the answer's `body`.
-    """
-
-    when: Callable[[Request], bool]
-    times: int | None = 1
-    """How often; None: always."""
-    skip: int = 0
-    """How many such requests pass before."""
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    cut: str | None = None
-    corrupt: bool = False
-    """The answer's body has one bit wrong."""
-    stall_seconds: float = 0
-    """Before the answer; the body then comes in small pieces this far apart."""
-
-    def takes(self, request: Request) -> bool:
-        if self.times == 0 or not self.when(request):
-            return False
-        if self.skip:
-            self.skip -= 1
-            return False
-        if self.times is not None:
-            self.times -= 1
-        return True
-
-
 class _Repository(Struct):
     blobs: set[str] = field(default_factory=set)
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -144,24 +91,12 @@ class _Token(Struct):
     uses_left: int | None
 
 
-class _Cut(Exception):
-    """The connection is to be broken now."""
-
-
-class _Answer(Exception):
-    def __init__(self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
-        super().__init__(status)
-        self.status = status
-        self.headers = dict(headers or {})
-        self.body = body
-
-
-def _error(status: int, code: str, message: str = "") -> _Answer:
+def _error(status: int, code: str, message: str = "") -> Answer:
     document = {"errors": [{"code": code, "message": message or code.replace("_", " ").lower()}]}
-    return _Answer(status, {"Content-Type": "application/json"}, json.dumps(document).encode())
+    return Answer(status, {"Content-Type": "application/json"}, json.dumps(document).encode())
 
 
-class LoopbackRegistry:
+class LoopbackRegistry(FaultyServer):
     """A registry on a port of its own, from `with` until its end.
 
     >>> with LoopbackRegistry() as registry:
@@ -199,56 +134,21 @@ class LoopbackRegistry:
         :param storage: another server, to which requests for blobs are redirected with `redirect_status`.
         :param redirect_uploads: the Location of uploads is on `storage` too.
         """
+        super().__init__(address, _Handler)
         self.auth, self.username, self.password, self.identity_token = auth, username, password, identity_token
         self.token_uses, self.token_scopes, self.anonymous_pull = token_uses, token_scopes, anonymous_pull
         self.mounts, self.chunks, self.whole, self.min_chunk_bytes = mounts, chunks, whole, min_chunk_bytes
         self.max_body_bytes, self.relative_location, self.oci_types = max_body_bytes, relative_location, oci_types
         self.storage, self.redirect_status, self.redirect_uploads = storage, redirect_status, redirect_uploads
-        self.faults: list[Fault] = []
-        self.log: list[Request] = []
         self.blobs: dict[str, bytes] = {}
         self.repositories: dict[str, _Repository] = {}
         self.uploads: dict[str, tuple[LoopbackRegistry, str, bytearray]] = {}
         self.upload_numbers = itertools.count()
         self.tokens: dict[str, _Token] = {}
-        self.lock = threading.RLock()
-        self._server = _Server((address, 0), _Handler)
-        self._server.registry = self
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    def __enter__(self) -> LoopbackRegistry:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def host(self) -> str:
-        address, port = self._server.server_address[:2]
-        return f"{address!s}:{port}"
-
-    @property
-    def base(self) -> str:
-        return f"http://{self.host}"
 
     def reference(self, repository: str, tag: str = "1") -> str:
         """`host:port/repository:tag`."""
         return f"{self.host}/{repository}:{tag}"
-
-    def requests(self, method: str, part: str = "") -> list[Request]:
-        """The logged requests of a method whose path has a part."""
-        with self.lock:
-            return [item for item in self.log if item.is_(method, part)]
-
-    def forget(self) -> None:
-        """Empties the log."""
-        with self.lock:
-            self.log.clear()
 
     def repository(self, name: str) -> _Repository:
         with self.lock:
@@ -307,143 +207,19 @@ def _references(media_type: str, data: bytes) -> list[tuple[str, str]]:
     return found
 
 
-class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-    registry: LoopbackRegistry
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news."""
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
-    server: _Server
+class _Handler(FaultyHandler):
     _routes: ClassVar[list[tuple[re.Pattern[str], str]]] = [
         (_UPLOADS, "_uploads"),
         (_BLOBS, "_blobs"),
         (_MANIFESTS, "_manifests"),
     ]
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """The log is the registry's own."""
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            super().handle()
-
-    def finish(self) -> None:
-        with contextlib.suppress(OSError):
-            self.wfile.close()
-        if isinstance(self.wfile, io.BufferedWriter):
-            self.wfile.raw.close()  # what could not be flushed would keep it open
-        self.rfile.close()
-
-    def do_GET(self) -> None:
-        self._serve()
-
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815  (http.server's names)
-
     @property
     def registry(self) -> LoopbackRegistry:
-        return self.server.registry
+        assert isinstance(self.server.owner, LoopbackRegistry)
+        return self.server.owner
 
-    def _serve(self) -> None:
-        parts = urlsplit(self.path)
-        registry = self.registry
-        self._left = int(self.headers.get("Content-Length") or 0)
-        with registry.lock:
-            request = Request(
-                number=len(registry.log) + 1,
-                method=self.command,
-                # A slash that is written out is no separator, as for the proxies that stand before many registries.
-                path=parts.path if "%2f" in parts.path.lower() else unquote(parts.path),
-                query=parts.query,
-                headers={name.lower(): value for name, value in self.headers.items()},
-                body_bytes=self._left,
-            )
-            registry.log.append(request)
-            fault = next((item for item in registry.faults if item.takes(request)), None)
-        try:
-            answer = self._answer(request, fault)
-            self._send(request, answer, fault)
-        except _Cut:
-            self._break()
-        except (ConnectionError, TimeoutError):
-            self.close_connection = True
-
-    def _break(self) -> None:
-        self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.wfile.flush()
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.shutdown(socket.SHUT_RDWR)
-
-    def _answer(self, request: Request, fault: Fault | None) -> _Answer:
-        if fault is not None:
-            if fault.stall_seconds:
-                time.sleep(fault.stall_seconds)
-            if fault.cut == "before":
-                raise _Cut
-            if fault.cut == "middle":
-                self.rfile.read(self._left // 2)
-                raise _Cut
-            if fault.status is not None:
-                self._read_body()
-                return _Answer(fault.status, fault.headers, fault.body)
-        try:
-            self._dispatch(request)
-        except _Answer as answer:
-            if fault is not None and fault.cut == "after":
-                raise _Cut from None
-            return answer
-        raise AssertionError("a route answered nothing")
-
-    def _send(self, request: Request, answer: _Answer, fault: Fault | None) -> None:
-        self._read_body()
-        if fault is not None and fault.cut == "head":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
-            raise _Cut
-        body = answer.body
-        if fault is not None and fault.corrupt and body:
-            body = body[:-1] + bytes([body[-1] ^ 1])
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        if "Content-Length" not in answer.headers:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        with self.registry.lock:
-            request.status = answer.status
-        if self.command == "HEAD":
-            return
-        if fault is not None and fault.cut == "body":
-            self.wfile.write(body[: len(body) // 2])
-            raise _Cut
-        if fault is not None and fault.stall_seconds:
-            for byte in body:
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-                time.sleep(fault.stall_seconds)
-            return
-        self.wfile.write(body)
-        with self.registry.lock:
-            request.sent_bytes = len(body)
-
-    def _read_body(self) -> bytes:
-        pieces = []
-        while self._left > 0:
-            piece = self.rfile.read(min(self._left, _CHUNK_BYTES))
-            if not piece:
-                raise _Cut
-            self._left -= len(piece)
-            pieces.append(piece)
-        return b"".join(pieces)
-
-    def _dispatch(self, request: Request) -> None:
+    def dispatch(self, request: Request) -> None:
         registry = self.registry
         if request.path == "/token":
             self._token(request)
@@ -451,8 +227,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._storage(request)
         if request.path == "/v2/":
             self._authorize("registry:catalog:*" if registry.auth else None, request, "")
-            raise _Answer(200, {"Docker-Distribution-Api-Version": "registry/2.0"}, b"{}")
-        if registry.max_body_bytes is not None and self._left > registry.max_body_bytes:
+            raise Answer(200, {"Docker-Distribution-Api-Version": "registry/2.0"}, b"{}")
+        if registry.max_body_bytes is not None and self.left > registry.max_body_bytes:
             raise _error(413, "SIZE_INVALID", "the body is too large")
         for pattern, route in self._routes:
             match = pattern.match(request.path)
@@ -478,7 +254,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if registry.auth == "basic":
             if given == self._basic():
                 return
-            raise _Answer(401, {"WWW-Authenticate": 'Basic realm="test"'})
+            raise Answer(401, {"WWW-Authenticate": 'Basic realm="test"'})
         challenge = f'Bearer realm="{registry.base}/token",service="test"'
         if scope and not scope.startswith("registry:"):
             challenge += f',scope="{scope}"'
@@ -490,7 +266,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     if token.uses_left is not None:
                         token.uses_left -= 1
                     return
-        raise _Answer(401, {"WWW-Authenticate": challenge})
+        raise Answer(401, {"WWW-Authenticate": challenge})
 
     def _basic(self) -> str:
         pair = f"{self.registry.username}:{self.registry.password}"
@@ -500,7 +276,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         registry = self.registry
         fields = parse_qs(request.query)
         if request.method == "POST":
-            fields = parse_qs(self._read_body().decode())
+            fields = parse_qs(self.read_body().decode())
             if fields.get("refresh_token") != [registry.identity_token]:
                 raise _error(401, "UNAUTHORIZED")
             scopes = [scope for text in fields.get("scope", []) for scope in text.split()]
@@ -514,7 +290,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with registry.lock:
             value = f"token-{len(registry.tokens)}-{hashlib.sha256(repr(scopes).encode()).hexdigest()[:8]}"
             registry.tokens[value] = _Token(frozenset(scopes), registry.token_uses)
-        raise _Answer(
+        raise Answer(
             200, {"Content-Type": "application/json"}, json.dumps({"token": value, "expires_in": 300}).encode()
         )
 
@@ -536,12 +312,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if wanted and self.command == "GET":
             start = int(wanted[1])
             if start >= len(data):
-                raise _Answer(416, {"Content-Range": f"bytes */{len(data)}"})
+                raise Answer(416, {"Content-Range": f"bytes */{len(data)}"})
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            raise _Answer(206, headers, data[start:])
+            raise Answer(206, headers, data[start:])
         if self.command == "HEAD":
-            raise _Answer(200, {**headers, "Content-Length": str(len(data))})
-        raise _Answer(200, headers, data)
+            raise Answer(200, {**headers, "Content-Length": str(len(data))})
+        raise Answer(200, headers, data)
 
     def _blobs(self, request: Request, name: str, digest: str) -> None:
         registry = self.registry
@@ -553,7 +329,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with registry.lock:
                 registry.storage.blobs[digest] = registry.blobs[digest]
             target = f"{registry.storage.base}/storage/{digest}?signature=secret"
-            raise _Answer(registry.redirect_status, {"Location": target})
+            raise Answer(registry.redirect_status, {"Location": target})
         self._give(digest)
 
     def _uploads(self, request: Request, name: str, upload: str) -> None:
@@ -569,13 +345,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._authorize(f"repository:{source}:pull", request, source)
                 registry.repository(name).blobs.add(digest)
                 location = f"{registry.base}/v2/{name}/blobs/{digest}"
-                raise _Answer(201, {"Location": location, "Docker-Content-Digest": digest})
+                raise Answer(201, {"Location": location, "Docker-Content-Digest": digest})
         with registry.lock:
             key = f"u{next(registry.upload_numbers)}"
             registry.uploads[key] = (registry, name, bytearray())
             if registry.storage is not None and registry.redirect_uploads:
                 registry.storage.uploads[key] = registry.uploads[key]
-        raise _Answer(202, self._upload_headers(key))
+        raise Answer(202, self._upload_headers(key))
 
     def _upload_headers(self, key: str) -> dict[str, str]:
         registry = self.registry
@@ -603,15 +379,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not state.startswith("a+b==") or (request.method != "GET" and state != f"a+b=={len(data)}"):
             raise _error(404, "BLOB_UPLOAD_UNKNOWN", "the state is not the one that was given")
         if request.method == "GET":
-            raise _Answer(204, self._upload_headers(key))
+            raise Answer(204, self._upload_headers(key))
         if request.method == "PATCH":
             self._chunk(request, key, data)
         if request.method != "PUT":
             raise _error(405, "UNSUPPORTED")
-        if self._left and not owner.whole:
+        if self.left and not owner.whole:
             raise _error(405, "UNSUPPORTED", "blobs are taken in chunks")
-        if self._left:
-            data += self._read_body()
+        if self.left:
+            data += self.read_body()
         digest = fields.get("digest", [""])[0]
         with owner.lock:
             registry.uploads.pop(key, None)
@@ -621,7 +397,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with owner.lock:
             owner.blobs[digest] = bytes(data)
             owner.repository(name).blobs.add(digest)
-        raise _Answer(201, {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest})
+        raise Answer(201, {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest})
 
     def _chunk(self, request: Request, key: str, data: bytearray) -> None:
         owner = self.registry.uploads[key][0]
@@ -631,18 +407,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if given is None:
             raise _error(400, "BLOB_UPLOAD_INVALID", "no Content-Range")
         start, end = int(given[1]), int(given[2])
-        if start != len(data) or end - start + 1 != self._left:
-            self._read_body()
+        if start != len(data) or end - start + 1 != self.left:
+            self.read_body()
             headers = self._upload_headers(key)
-            raise _Answer(416, headers)
+            raise Answer(416, headers)
         # What came before a cut stays, as real registries have it.
-        while self._left > 0:
-            piece = self.rfile.read(min(self._left, _CHUNK_BYTES))
-            if not piece:
-                raise _Cut
-            self._left -= len(piece)
+        for piece in self.body_pieces():
             data += piece
-        raise _Answer(202, self._upload_headers(key))
+        raise Answer(202, self._upload_headers(key))
 
     # Manifests.
 
@@ -659,12 +431,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         media_type, data = held.manifests[digest]
         headers = {"Content-Type": media_type, "Docker-Content-Digest": digest}
         if request.method == "HEAD":
-            raise _Answer(200, {**headers, "Content-Length": str(len(data))})
-        raise _Answer(200, headers, data)
+            raise Answer(200, {**headers, "Content-Length": str(len(data))})
+        raise Answer(200, headers, data)
 
     def _put_manifest(self, request: Request, name: str, reference: str) -> None:
         registry = self.registry
-        data = self._read_body()
+        data = self.read_body()
         media_type = request.headers.get("content-type", "")
         held = registry.repository(name)
         if media_type not in (*MANIFEST_TYPES, *INDEX_TYPES):
@@ -683,7 +455,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             held.manifests[digest] = (media_type, data)
             if ":" not in reference:
                 held.tags[reference] = digest
-        raise _Answer(201, {"Location": f"/v2/{name}/manifests/{digest}", "Docker-Content-Digest": digest})
+        raise Answer(201, {"Location": f"/v2/{name}/manifests/{digest}", "Docker-Content-Digest": digest})
 
 
 def _covers(scopes: frozenset[str], wanted: str) -> bool:
