@@ -256,7 +256,7 @@ class UploadsAhead:
     """Uploads into one repository that go on while the rest of an image is made, in threads of their own.
 
     No manifest names the blobs yet, so no reader sees them. What fails is not told here: whoever writes the image asks
-    for each of its blobs, uploads what is missing, and tells.
+    for each of its blobs, uploads what is missing, and tells. A login that is lacking or refused is told at once.
     """
 
     def __init__(self, reference: RegistryReference, *, access: Access, progress: Progress | None = None) -> None:
@@ -271,10 +271,16 @@ class UploadsAhead:
         self._queue: queue.SimpleQueue[Layer | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._outcome: dict[Digest, str] = {}
+        self._refused: AuthError | None = None
         self._lock = threading.Lock()
 
     def send(self, layer: Layer) -> None:
-        """Takes a layer that the image will have."""
+        """Takes a layer that the image will have.
+
+        :raises AuthError: when the registry did not let a layer before it in: the push would fail as well.
+        """
+        if self._refused is not None:
+            raise self._refused
         self._queue.put(layer)
         with self._lock:
             if len(self._threads) < _AHEAD_THREADS:
@@ -311,6 +317,8 @@ class UploadsAhead:
             except WainError as error:
                 # A registry that fails is not pressed: the push tries once more, and tells.
                 self._uploads.stop()
+                if isinstance(error, AuthError):
+                    self._refused = error
                 log.info("%s is not uploaded ahead: %s", layer.digest, error.message)
 
 

@@ -11,7 +11,7 @@ from tests.made import make_zip, noise, wheel_items
 from tests.unit.wain_project import Wain, index, wain
 from wain.digest import Digest
 from wain.distribution import Access
-from wain.errors import TransferError
+from wain.errors import AuthError, TransferError
 from wain.image import Image
 from wain.layers import Layer
 from wain.names import parse_registry_reference
@@ -133,6 +133,16 @@ def test_what_fails_ahead_is_left_to_the_push(registry: LoopbackRegistry) -> Non
     registry.faults.clear()
     write(image, place)
     assert read(place).digest == image.digest
+
+
+def test_a_login_that_is_refused_ends_a_build_early() -> None:
+    _, layers = _layers(34)
+    with LoopbackRegistry(auth="basic") as closed:
+        ahead = UploadsAhead(parse_registry_reference(closed.reference("team/app")), access=Access())
+        ahead.send(layers[0])
+        assert ahead.finish() == {}
+        with pytest.raises(AuthError):
+            ahead.send(layers[1])
 
 
 def test_stopped_uploads_end(registry: LoopbackRegistry) -> None:
