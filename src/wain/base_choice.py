@@ -70,7 +70,7 @@ def choose_base(
                 raise LockError(
                     f"the lock is for the base {name}, not for {wanted}", hint=f"Lock again: wain lock --base {wanted}."
                 )
-        elif isinstance(locked, str):
+        elif isinstance(locked, str) and "@" not in wanted:
             wanted = locked
     locked_python = _locked_python(locked)
     python = choose_python(

@@ -419,6 +419,8 @@ def test_the_base_of_the_settings_is_the_locks(wain: Wain) -> None:
         wain("lock", str(wain.project), *more)
         wain("build", str(wain.project), *out, *more)
         assert wain.image().layers[0].digest == first.layers[0].digest, "as with packages: kept without --upgrade"
+        wain("build", str(wain.project), *out, *more, "--base", f"{name}@{second.digest}")
+        assert wain.image().layers[0].digest == second.layers[0].digest, "a digest that is written counts"
         wain("build", str(wain.project), *out, *more, "--locked", "--base", f"oci:{wain.base}:1", code=3)
         assert "for the base" in wain.err
         wain("lock", str(wain.project), *more, "--upgrade")
