@@ -111,11 +111,17 @@ def test_an_earlier_image_does_as_well(wain: Wain, registry: LoopbackRegistry) -
     _only_push(wain)
     digest = _push(wain, registry, "app")
     _fresh(wain, registry)
-    assert _push(wain, registry, "app", "--cache-from", registry.reference("app")) == digest
+    earlier = f"type=registry,ref={registry.reference('app')}"
+    assert _push(wain, registry, "app", "--cache-from", earlier) == digest
     assert wain.index.requests == []
     assert "--cache-from names" in wain.err
     [total] = [line for line in wain.err.splitlines() if " layers   " in line]
     assert total.rstrip().endswith("?"), "an earlier image does not say how much its layers unpack to"
+
+
+def test_caches_of_other_kinds_are_refused(wain: Wain) -> None:
+    wain.build("--cache-from", "type=gha,scope=main", code=2)
+    assert "layers are taken from images alone" in wain.err
 
 
 def test_one_bump_is_one_wheel_and_one_layer(wain: Wain, registry: LoopbackRegistry) -> None:

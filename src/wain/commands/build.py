@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     console: Console = args.console
     labels = dict(_pair(text) for text in args.label)
+    args.cache_from = [_earlier_image(text) for text in args.cache_from]
     if args.metadata_file and not Path(args.metadata_file).parent.is_dir():
         raise UsageError(f"--metadata-file {args.metadata_file}: there is no such folder", hint="Make it first.")
     if args.file is not None:
@@ -150,6 +151,19 @@ def _pair(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise UsageError(f"--label {text!r} has no value", hint="Write NAME=VALUE.")
     return name, value
+
+
+def _earlier_image(text: str) -> str:
+    """An image that --cache-from names, by its reference or as buildx has it: `type=registry,ref=REF`."""
+    values = dict(part.partition("=")[::2] for part in text.split(","))
+    if "type" not in values:
+        return text
+    if values["type"] != "registry" or not values.get("ref"):
+        raise UsageError(
+            f"--cache-from {text}: layers are taken from images alone",
+            hint="Name one that wain pushed before: --cache-from registry.example/app:main.",
+        )
+    return values["ref"]
 
 
 def _given_destinations(args: argparse.Namespace) -> list[str]:
