@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import re
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tests.index_server import make_wheel
 from tests.real.machines import places
 from tests.real.machines.bases import Base
 from tests.real.machines.docker import Docker
-from tests.real.machines.index_front import IndexFront
+from tests.real.machines.index_front import IndexFront, serve_index_front
 from tests.real.machines.layouts import write_layout
 from tests.real.machines.processes import run, running
 from tests.real.machines.registry import Registry
@@ -224,3 +227,14 @@ def test_the_front_answers_ranges_and_heads(index_front: IndexFront) -> None:
         assert answer.read().startswith(b"PK\x05\x06")
         connection.request("GET", "/simple/no-such-project-of-wains-tests/")
         assert connection.getresponse().status == 404
+
+
+def test_the_front_tells_the_hashes_of_a_folders_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    name, data = make_wheel("alpha", "1.0")
+    (links / name).write_bytes(data)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with serve_index_front(tmp_path / "front") as front, urllib.request.urlopen(f"{front.url}alpha/") as page:
+        assert f"{name}#sha256={hashlib.sha256(data).hexdigest()}" in page.read().decode()

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ class Large:
     def project(self, state: str, lock: str) -> Path:
         return self.folder / state / lock / "large"
 
-    def layers(self, state: str) -> list[dict[str, object]]:
+    def layers(self, state: str) -> list[dict[str, Any]]:
         lock = tomllib.loads((self.project(state, "layers") / "pylock.toml").read_text())
         return [layer for image in lock["tool"]["wain"]["layers"] for layer in image["layers"]]
 
@@ -78,10 +79,10 @@ def large(wain: Wain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Larg
 
 
 def test_the_large_image_is_large(large: Large) -> None:
-    lock = tomllib.loads((large.project("before", "layers") / "pylock.toml").read_text())
-    assert len(lock["packages"]) >= 60
-    assert "2.13.0+cpu" in {package["version"] for package in lock["packages"] if package["name"] == "torch"}
-    assert sum(int(str(layer["unpacked"])) for layer in large.layers("before")) >= 1_000_000_000
+    layers = large.layers("before")
+    names = {name for layer in layers for name in layer.get("names", [])}
+    assert "torch" in names and len(names) >= 60
+    assert sum(layer["unpacked"] for layer in layers) >= 1_000_000_000
 
 
 @pytest.mark.parametrize("lock", ["layers", "plain"])
@@ -121,7 +122,7 @@ def test_a_fresh_machine_moves_only_what_is_new(
     [bumped] = [layer for layer in large.layers("after") if layer.get("names") == ["pandas"]]
     assert layer == bumped["size"]
     assert sum(small) < 100_000, "beside the one layer only the project, the config and the manifest"
-    assert moved_bytes < layer + 200_000
+    assert layer < moved_bytes < layer + 200_000
 
 
 def test_one_line_of_source_uploads_only_the_project(
