@@ -161,9 +161,7 @@ def _lacking(document: Document) -> Iterator[str]:
     if not _profiles(document["parts"]):
         lacking.append("where the seconds of each step go")
     if lacking:
-        yield (
-            f"The numbers of {builds.get('at')} are of an earlier form of this command, and lack: {'; '.join(lacking)}."
-        )
+        yield f"What `make bench` measures now and the numbers of {builds.get('at')} lack: {'; '.join(lacking)}."
 
 
 def _profiles(parts: Mapping[str, Any]) -> dict[str, Profile]:

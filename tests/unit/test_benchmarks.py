@@ -85,7 +85,7 @@ def test_the_document_says_what_was_measured(tmp_path: Path) -> None:
     assert "| anonymous memory, gpu, whole cold build | at most 250 MiB | 19 MiB | 1 | holds |" in text
     assert "| 1.5 s, no request to the index, 200 KB up | 0.40 s, 0 requests, 9.0 KB | 1 | holds |" in text
     assert "Versions: wain 1.2. The short form in 35 minutes, 2026-01-02 03:04 UTC." in text
-    assert "earlier form" not in text
+    assert "measures now" not in text
     assert "- data, buildah: it broke" in text
     linked = [line.partition("(")[2].rstrip(")") for line in text.split("\n") if line.startswith("![")]
     assert linked and all((tmp_path / name).is_file() for name in linked)
@@ -113,7 +113,7 @@ def test_misses_are_told_from_the_profile() -> None:
     del document["parts"]["builds"]["profiles"]
     bare = report.text_of(document)
     assert "- data, one line of source changed: 0.40 s, where 0.12 s are wanted.\n" in bare
-    assert "and lack: where the seconds of each step go." in bare and "Where a step's time goes" not in bare
+    assert "02 03:04 UTC lack: where the seconds of each step go." in bare and "Where a step's time goes" not in bare
 
 
 def test_an_earlier_document_is_read_under_the_names_of_today() -> None:
