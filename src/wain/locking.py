@@ -385,7 +385,7 @@ def _fit_key(lock: Lock, asked: LockRequest) -> Digest | None:
         except OSError:
             continue
         # Options may name other files, and ${} variables.
-        if name == "requirements.txt" and re.search(rb"^-|\$\{", data, re.MULTILINE):
+        if name == "requirements.txt" and re.search(rb"^\s*-|\$\{|\x00", data, re.MULTILINE):
             return None
         files[name] = Digest.of(data)
     return recipe_key(
