@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,6 +59,11 @@ def set_up() -> None:
         say(f"bases and docker's root cannot all be made: {str(error)[-1000:]}")
 
 
+def _rounds(full: bool) -> int:
+    """Of what is slow and no builder's: more where there is time."""
+    return 5 if full else 3 if budget_seconds() >= 1500 else 1
+
+
 def startup(folder: Path, *, full: bool) -> Mapping[str, Any]:
     return {"seconds": micro.start_up(20 if full else 10)}
 
@@ -78,7 +83,7 @@ def unchanged(folder: Path, *, full: bool) -> Mapping[str, Any]:
 def install(folder: Path, *, full: bool) -> Mapping[str, Any]:
     from benchmarks import installs
 
-    return {"seconds": installs.run(installs.REQUIREMENTS, 5 if full else 3)}
+    return {"seconds": installs.run(installs.REQUIREMENTS, _rounds(full))}
 
 
 def audit(folder: Path, *, full: bool) -> Mapping[str, Any]:
@@ -119,13 +124,15 @@ def example(folder: Path, *, full: bool) -> Mapping[str, Any]:
     from benchmarks.example import cold
 
     with open_place(folder / "place") as place:
-        return {"seconds": cold(place, int(os.environ.get("ROUNDS", "5" if full else "1")))}
+        return {"seconds": cold(place, _rounds(full))}
 
 
-def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
-    """The builders. A builder that fails is told in the document, and all others go on."""
+def builds(folder: Path, *, full: bool) -> Iterator[Mapping[str, Any]]:
+    """The builders: what is known after each turn. One that fails is told in the document, and all others go on."""
     with open_place(folder / "place") as place:
         run = Builds(place, say)
+        profiles: dict[str, object] = {}
+        versions = _versions(place)
 
         def carry_out(turn: Turn) -> None:
             say(f"{turn.scenario.name}: {', '.join(turn.builders)}")
@@ -134,27 +141,32 @@ def builds(folder: Path, *, full: bool) -> Mapping[str, Any]:
         def seconds_left() -> float:
             return budget - (time.monotonic() - _clock["began"] - run.preparing_seconds)
 
+        def found() -> Mapping[str, Any]:
+            return {
+                "minutes": None if full else budget / 60,
+                "profiles": profiles,
+                "scenarios": run.scenarios,
+                "cells": run.cells,
+                "failures": run.failures,
+                "versions": versions,
+                "load_before": LOAD,
+            }
+
         budget = budget_seconds()
         for turn in turns.full_turns() if full else turns.short_turns():
             carry_out(turn)
+            yield found()
         if not full:
             carry_out(turns.last_turn(seconds_left()))
-        profiles: dict[str, object] = {}
+            yield found()
         has_time = full or budget >= 1800
         for scenario in (WEB, DATA, ML):
             profiles |= run.profile(scenario, rounds=3 if has_time or scenario is WEB else 1)
         while not full and (chosen := next_turn(turns.repeated_turns(), run.cells, run.costs, seconds_left())):
+            yield found()
             say(f"{seconds_left():.0f} s are left for more rounds")
             carry_out(chosen)
-        return {
-            "minutes": None if full else budget / 60,
-            "profiles": profiles,
-            "scenarios": run.scenarios,
-            "cells": run.cells,
-            "failures": run.failures,
-            "versions": _versions(place),
-            "load_before": LOAD,
-        }
+        yield found()
 
 
 def large(folder: Path, *, full: bool) -> Mapping[str, Any]:
@@ -176,7 +188,7 @@ def _versions(place: Place) -> dict[str, str]:
     }
 
 
-_RUNS: Mapping[str, Callable[..., Mapping[str, Any]]] = {
+_RUNS: Mapping[str, Callable[..., Mapping[str, Any] | Iterator[Mapping[str, Any]]]] = {
     "startup": startup, "store": store, "unchanged": unchanged, "install": install, "audit": audit,
     "splice": splice, "sizes": sizes, "example": example, "builds": builds, "large": large,
 }  # fmt: skip
@@ -225,13 +237,15 @@ def main() -> int:
         began = time.monotonic()
         folder = Path(tempfile.mkdtemp(prefix="wain-bench-"))
         try:
-            found = dict(_RUNS[part](folder, full=full))
+            made = _RUNS[part](folder, full=full)
+            found: Mapping[str, Any] = {}
+            for found in made if isinstance(made, Iterator) else (made,):
+                results.put(part, found, form=form, is_whole=False)
         except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
             failed.append(part)
             say(f"{part} FAILED: {type(error).__name__}: {str(error)[-2000:]}")
         else:
-            failures = found.pop("failures", [])
-            results.put(part, found, form=form, failures=failures)
+            results.put(part, found, form=form)
             report.write(results.document, args.docs)
             say(f"{part}: {time.monotonic() - began:.0f} s")
         finally:

@@ -37,19 +37,23 @@ class Results:
         document = with_names_of_today(document)
         return cls(path=path, document=document)
 
-    def put(self, part: str, value: Mapping[str, Any], *, form: str, failures: Sequence[str] = ()) -> None:
-        """Replace a part, and write the file."""
+    def put(self, part: str, value: Mapping[str, Any], *, form: str, is_whole: bool = True) -> None:
+        """Replace a part, and write the file.
+
+        :param value: what was measured; what failed, and why, under `failures`.
+        :param is_whole: whether nothing more of it is to come.
+        """
         self.document["machine"] = machine()
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        self.document["parts"][part] = {"form": form, "at": now, "failures": list(failures), **value}
+        self.document["parts"][part] = {"form": form, "at": now, "is_whole": is_whole, "failures": [], **value}
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(self.document, indent=1) + "\n")
         partial.replace(self.path)
 
     def is_recent(self, part: str, form: str) -> bool:
-        """Whether a part was measured in that form within a day."""
+        """Whether a part was measured in that form within a day, to its end."""
         found = self.part(part)
-        if found.get("form") != form:
+        if found.get("form") != form or not found.get("is_whole", True):
             return False
         at = datetime.strptime(str(found["at"]), "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
         return datetime.now(UTC) - at < timedelta(days=1)

@@ -164,12 +164,14 @@ def test_compare_finds_what_got_worse() -> None:
 def test_parts_are_replaced_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "benchmarks.json"
     results = Results.open(path)
-    results.put("startup", {"seconds": {}}, form="short", failures=["x"])
+    results.put("startup", {"seconds": {}, "failures": ["x"]}, form="short")
     Results.open(path).put("store", {"rates": {}}, form="full")
     again = Results.open(path)
     assert set(json.loads(path.read_text())["parts"]) == {"startup", "store"}
     assert again.part("startup")["failures"] == ["x"]
     assert again.is_recent("startup", "short") and not again.is_recent("startup", "full")
+    assert not again.is_recent("builds", "short")
+    again.put("builds", {"cells": {}}, form="short", is_whole=False)
     assert not again.is_recent("builds", "short")
 
 
