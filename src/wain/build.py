@@ -6,7 +6,6 @@ selected for the base's Python.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -397,6 +396,7 @@ class _Maker:
         from wain.bytecode import (
             bytecode_layer,
             bytecode_layer_key,
+            compile_ahead,
             compiler_for,
             compiler_version,
             remembered_bytecode,
@@ -418,28 +418,33 @@ class _Maker:
                 return layer, "in registry"
             return None
 
-        with contextlib.ExitStack() as stack:
-            compiler = None
-            for share in shares:
-                digests = [wheel.digest for wheel in share]
-                if self._reuse is not None and self._reuse.is_bare(digests):
-                    bare.update(digests)
-                    continue
-                for version in (*others, ""):
-                    found = find(digests, version or own())
-                    if found is not None:
-                        break
-                if found is None:
-                    compiler = compiler or stack.enter_context(compiler_for(facts, base, self._store))
-                    plan = plan_install(self._open_wheels(share), self._scheme)
-                    found = bytecode_layer(plan, compiler, store=self._store), "new"
-                    if found[0].unpacked_bytes:
-                        self._check(found[0])
-                layer, state = found
-                if layer.unpacked_bytes == 0:
-                    bare.update(digests)
-                    continue
-                compilers.add(version or own())
-                what = f"bytecode of {', '.join(wheel.name for wheel in share)}"
-                rows.append(LayerRow(what=what, layer=layer, state=state))
+        layers: dict[int, tuple[Layer, str, str]] = {}
+        """By the share's number: the layer, its state, and the Python that made it."""
+        missing = []
+        for number, share in enumerate(shares):
+            digests = [wheel.digest for wheel in share]
+            if self._reuse is not None and self._reuse.is_bare(digests):
+                bare.update(digests)
+                continue
+            for version in (*others, ""):
+                if (found := find(digests, version or own())) is not None:
+                    layers[number] = (*found, version or own())
+                    break
+            else:
+                missing.append(number)
+        if missing:
+            with compiler_for(facts, base, self._store) as compiler:
+                plans = {number: plan_install(self._open_wheels(shares[number]), self._scheme) for number in missing}
+                compile_ahead(plans.values(), compiler, store=self._store)
+                for number, plan in plans.items():
+                    layers[number] = bytecode_layer(plan, compiler, store=self._store), "new", own()
+                    if layers[number][0].unpacked_bytes:
+                        self._check(layers[number][0])
+        for number, (layer, state, version) in sorted(layers.items()):
+            if layer.unpacked_bytes == 0:
+                bare.update(wheel.digest for wheel in shares[number])
+                continue
+            compilers.add(version)
+            what = f"bytecode of {', '.join(wheel.name for wheel in shares[number])}"
+            rows.append(LayerRow(what=what, layer=layer, state=state))
         return _Compiled(tuple(rows), tuple(sorted(compilers)), frozenset(bare))

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -46,6 +47,7 @@ _GROUP_BYTES = 1 << 20
 _GROUP_FILES = 64
 MAX_SOURCE_BYTES = 32 << 20
 _TIMEOUT_SECONDS = 1800.0
+_MAX_WORKERS = 8
 _FOLDER_MEMO = "bytecode"
 _LAYER_MEMO = "bytecode-layer"
 
@@ -180,9 +182,35 @@ def bytecode_layer(plan: InstallPlan, compiler: Compiler, *, store: Store) -> La
     return layer
 
 
-def wheel_bytecode(wheel: Wheel, files: Sequence[PlannedFile], compiler: Compiler, *, store: Store) -> list[Entry]:
+def compile_ahead(plans: Iterable[InstallPlan], compiler: Compiler, *, store: Store) -> None:
+    """Compiles what the store lacks for the `bytecode_layer`s of these plans, on all cores, the largest wheels first.
+
+    :raises PythonError: when the interpreter does not run.
+    :raises WheelError: when a wheel is damaged.
+    """
+    jobs = [(wheel, files) for plan in plans for wheel, files in _modules(plan)]
+    sizes = {wheel.digest: sum(file.size_bytes for file in files) for wheel, files in jobs}
+    jobs.sort(key=lambda job: -sizes[job[0].digest])
+    cores = min(os.cpu_count() or 1, _MAX_WORKERS)
+    whole = max(1, sum(sizes.values()))
+
+    def work(job: tuple[Wheel, list[PlannedFile]]) -> None:
+        wheel, files = job
+        # Most wheels keep one core busy; one that is half of all the work has half of the cores.
+        share = round(cores * sizes[wheel.digest] / whole)
+        wheel_bytecode(wheel, files, compiler, store=store, workers=max(1, share))
+
+    with ThreadPoolExecutor(cores, thread_name_prefix="bytecode") as pool:
+        for _ in pool.map(work, jobs):
+            pass
+
+
+def wheel_bytecode(
+    wheel: Wheel, files: Sequence[PlannedFile], compiler: Compiler, *, store: Store, workers: int | None = None
+) -> list[Entry]:
     """The bytecode of these modules of one wheel, as entries in the order of their paths.
 
+    :param workers: processes that compile at a time; None for as many as there are cores.
     :raises PythonError: when the interpreter does not run.
     :raises WheelError: when the wheel is damaged.
     """
@@ -200,7 +228,7 @@ def wheel_bytecode(wheel: Wheel, files: Sequence[PlannedFile], compiler: Compile
     )
     found = _remembered(key, store)
     if found is None:
-        found = _compile(wheel, ordered, compiler, key, store)
+        found = _compile(wheel, ordered, compiler, key, store, workers)
     digest, rows = found
     return [
         Entry(path=path, kind="file", size_bytes=size, open_data=_part(store, digest, offset, size))
@@ -264,7 +292,7 @@ def _remembered(key: Digest, store: Store) -> tuple[Digest, _Rows] | None:
 
 
 def _compile(
-    wheel: Wheel, files: Sequence[PlannedFile], compiler: Compiler, key: Digest, store: Store
+    wheel: Wheel, files: Sequence[PlannedFile], compiler: Compiler, key: Digest, store: Store, workers: int | None
 ) -> tuple[Digest, _Rows]:
     wheel.verify()
     minor = ".".join(compiler.version.split(".")[:2])
@@ -277,7 +305,7 @@ def _compile(
                     stream.write(file.data or b"")
                 else:
                     stream.writelines(wheel.chunks(file.member))
-        compile_files(compiler, folder, [(file.path, file.size_bytes) for file in files])
+        compile_files(compiler, folder, [(file.path, file.size_bytes) for file in files], workers=workers)
         with store.writer(kind="bytecode", note=f"bytecode of {wheel.filename} by Python {compiler.version}") as writer:
             offset = 0
             for number, file in enumerate(files):
@@ -295,13 +323,17 @@ def _compile(
     return digest, rows
 
 
-def compile_files(compiler: Compiler, folder: Path, files: Sequence[tuple[str, int]]) -> None:
+def compile_files(
+    compiler: Compiler, folder: Path, files: Sequence[tuple[str, int]], *, workers: int | None = None
+) -> None:
     """Compiles the sources that stand in a folder under their numbers; what compiles gets a `c` behind its number.
 
     :param files: the paths that they have in the image, without a slash in front, and their sizes.
+    :param workers: processes at a time; None for as many as there are cores.
     :raises PythonError: when the interpreter does not run.
     """
-    _run(compiler, folder, list(_groups(files)))
+    groups = list(_groups(files))
+    _run(compiler, folder, groups, max(1, min(workers or os.cpu_count() or 1, _MAX_WORKERS, len(groups))))
 
 
 def _groups(files: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
@@ -319,8 +351,7 @@ def _groups(files: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
         yield group
 
 
-def _run(compiler: Compiler, folder: Path, groups: Sequence[list[str]]) -> None:
-    workers = max(1, min(os.cpu_count() or 1, 8, len(groups)))
+def _run(compiler: Compiler, folder: Path, groups: Sequence[list[str]], workers: int) -> None:
     empty = folder / "empty"
     empty.mkdir()
     environ = {
