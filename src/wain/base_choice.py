@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from wain.choose import PythonChoice, choose_python
+from wain.choose import PythonChoice, choose_python, written_python
 from wain.errors import (
     DebianError,
     LockError,
@@ -43,7 +43,8 @@ class BaseChoice(Struct, frozen=True, kw_only=True):
 
     name: str
     """`debian:trixie` for the built-in one, else a reference."""
-    python: PythonChoice
+    python: PythonChoice | None
+    """None where the base decides it."""
     suite: str | None
     """Of the built-in base; None for a reference."""
 
@@ -73,23 +74,24 @@ def choose_base(
         elif isinstance(locked, str) and "@" not in wanted:
             wanted = locked
     locked_python = _locked_python(locked)
-    python = choose_python(
-        project, flag=request.python, setting=settings.python, locked=locked_python, built_in=tuple(SUITES)
-    )
+    written = written_python(project, flag=request.python, setting=settings.python, locked=locked_python)
     suites = {suite: minor for minor, suite in SUITES.items()}
     if wanted:
         suite = wanted.removeprefix("debian:") if wanted.startswith("debian:") else ""
         if suite not in suites:
-            return BaseChoice(name=wanted, python=python, suite=None)
-        if python.is_firm and python.minor != suites[suite]:
+            return BaseChoice(name=wanted, python=written, suite=None)
+        if written is not None and written.minor != suites[suite]:
             raise PythonError(
-                f"{wanted} has Python {suites[suite]}, and {python.reason} says {python.minor}",
-                hint=other_python_hint(python, wanted),
+                f"{wanted} has Python {suites[suite]}, and {written.reason} says {written.minor}",
+                hint=other_python_hint(written, wanted),
             )
         chosen = PythonChoice(minor=suites[suite], reason=f"the base {wanted}", is_firm=True)
         return BaseChoice(name=wanted, python=chosen, suite=suite)
     if isinstance(locked, str) and not request.python:
-        return BaseChoice(name=locked, python=python, suite=None)
+        return BaseChoice(name=locked, python=written, suite=None)
+    python = choose_python(
+        project, flag=request.python, setting=settings.python, locked=locked_python, built_in=tuple(SUITES)
+    )
     if python.minor in SUITES and (_has_lock(locked) or _mirrors(settings) is not None):
         suite = SUITES[python.minor]
         return BaseChoice(name=f"debian:{suite}", python=python, suite=suite)
@@ -106,6 +108,7 @@ def other_python_hint(python: PythonChoice, base: str) -> str:
 def told(choice: BaseChoice, facts: BaseFacts | None = None) -> str:
     if choice.suite is None:
         return f"base {choice.name}" + (f", which has Python {facts.python}" if facts else "")
+    assert choice.python is not None
     return f"base {choice.name}, made of Debian packages: Python {choice.python.minor} ({choice.python.reason})"
 
 

@@ -24,6 +24,24 @@ class PythonChoice(Struct, frozen=True, kw_only=True):
     """Whether the user wrote it; else another may be taken where no base has it."""
 
 
+def written_python(
+    project: Project, *, flag: str | None, setting: str | None, locked: str | None
+) -> PythonChoice | None:
+    """The Python that somebody wrote down: the flag's; the setting's; .python-version's; the lock's.
+
+    :raises PythonError: when what is written is no Python that can be had.
+    """
+    for text, origin in (
+        (flag, "--python"),
+        (setting, "python in [tool.wain]"),
+        (project.python_minor, ".python-version"),
+        (locked, "the lock"),
+    ):
+        if text:
+            return PythonChoice(minor=parse_python_minor(text), reason=origin, is_firm=True)
+    return None
+
+
 def choose_python(
     project: Project,
     *,
@@ -41,14 +59,8 @@ def choose_python(
     :param built_in: the minors that the built-in base has.
     :raises PythonError: when what is written is no Python that can be had, or nothing fits requires-python.
     """
-    for text, origin in (
-        (flag, "--python"),
-        (setting, "python in [tool.wain]"),
-        (project.python_minor, ".python-version"),
-        (locked, "the lock"),
-    ):
-        if text:
-            return PythonChoice(minor=parse_python_minor(text), reason=origin, is_firm=True)
+    if (written := written_python(project, flag=flag, setting=setting, locked=locked)) is not None:
+        return written
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     candidates = sorted({*built_in, *_KNOWN_MINORS}, key=lambda minor: int(minor.partition(".")[2]), reverse=True)
     if project.requires_python:

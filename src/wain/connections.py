@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -96,15 +97,20 @@ def pool_for(url: str, settings: HttpSettings) -> urllib3.PoolManager:
 
 
 def _proxy_for(settings: HttpSettings, scheme: str, host: str, port: int) -> str | None:
+    if settings.proxy is None and (is_loopback(host) or not _may_have_proxies()):
+        return None
     from urllib.request import getproxies, proxy_bypass
 
-    if settings.proxy is None and is_loopback(host):
-        return None
     proxies = getproxies()
     proxy = settings.proxy or proxies.get(scheme) or proxies.get("all")
     if not proxy or proxy_bypass(f"{host}:{port}"):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _may_have_proxies() -> bool:
+    """Whether the machine may name proxies: on Linux only variables do, and to look for more takes time."""
+    return sys.platform != "linux" or any(name.lower().endswith("_proxy") for name in os.environ)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

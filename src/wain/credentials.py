@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -197,6 +196,8 @@ def _entry_login(entry: Mapping[str, object], path: Path) -> Login | None:
 
 
 def _run_helper(helper: str, server: str, environment: Mapping[str, str]) -> Login | None:
+    import subprocess
+
     program = f"docker-credential-{helper}"
     if not _HELPER_NAME.fullmatch(helper):
         log.warning("%r is no name of a credential helper", helper[:80])

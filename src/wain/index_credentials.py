@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -170,6 +169,7 @@ def _import_keyring(service: str, username: str | None) -> Credentials | None:
 
 def _run_keyring(service: str, username: str | None, environ: Mapping[str, str]) -> Credentials | None:
     import shutil
+    import subprocess
 
     # Without a user name the program has nothing to look up.
     program = shutil.which("keyring", path=environ.get("PATH"))

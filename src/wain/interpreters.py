@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -119,6 +118,8 @@ def own_interpreter(store: Store) -> Interpreter:
 
 def examine_interpreter(path: str, store: Store) -> Interpreter | None:
     """What an interpreter is; None where it is not CPython on Linux, or free-threaded. Remembered by its file."""
+    import subprocess
+
     try:
         # A program says the same by whatever link it is called; a script, such as a version manager's, may not.
         with Path(path).open("rb") as stream:
@@ -178,6 +179,8 @@ def tool_identities(environ: Mapping[str, str], store: Store, *, with_rust: bool
 
 def _version(program: str, environ: Mapping[str, str], store: Store) -> str:
     """A program's version in its own words; remembered by the file that it is."""
+    import subprocess
+
     try:
         identity = _file_identity(program)
     except OSError:
@@ -235,6 +238,8 @@ def library_digest(soname: str, store: Store) -> tuple[str, Digest] | None:
 
 def _library_paths() -> dict[str, str]:
     """Soname -> path as ldconfig knows them, else as the usual folders have them."""
+    import subprocess
+
     if not _LIBRARIES:
         ldconfig = shutil.which("ldconfig", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin")
         if ldconfig is not None:

@@ -182,7 +182,7 @@ def plan(request: Request, workshop: Workshop, *, lock: Lock | None = None) -> P
     if choice.suite is None and lock is None:
         workshop.say(told(choice, facts[0]))
     for fact in facts:
-        if choice.python.is_firm and fact.python.short != choice.python.minor:
+        if choice.python is not None and choice.python.is_firm and fact.python.short != choice.python.minor:
             raise PythonError(
                 f"{choice.name} has Python {fact.python}, and {choice.python.reason} says {choice.python.minor}",
                 hint=other_python_hint(choice.python, choice.name),

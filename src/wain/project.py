@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -180,6 +179,8 @@ def source_time(project: Project, files: Sequence[Found]) -> int:
 
 
 def _commit_time(path: Path) -> int | None:
+    import subprocess
+
     def git(*words: str) -> str:
         return subprocess.run(
             ["git", "-C", str(path), *words], capture_output=True, text=True, check=True, timeout=30
