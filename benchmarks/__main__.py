@@ -1,10 +1,10 @@
 """Runs the benchmarks and writes docs/benchmarks.md: `python -m benchmarks [PART...]`, or `make bench ARGS="PART..."`.
 
-Without parts all of them run, in under 15 minutes on a quiet machine with 2 cores, what is set up before apart. With
-BENCH_MINUTES=35 the builders that aims are about take more turns in the time that is left, so that medians are of three
-rounds or more. With BENCH=full everything is measured with every builder, which takes hours. Each part's numbers are
-kept in docs/benchmarks.json as soon as they are there, so a run that was broken off goes on with the parts that are
-left (--resume).
+Without parts all but `install` and `example` run, in under 15 minutes on a quiet machine with 2 cores, what is set up
+before apart. With BENCH_MINUTES=35 those run too, and the builders that aims are about take more turns in the time
+that is left, so that medians are of three rounds or more. With BENCH=full everything is measured with every builder,
+which takes hours. Each part's numbers are kept in docs/benchmarks.json as soon as they are there, so a run that was
+broken off goes on with the parts that are left (--resume).
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from tests.real.machines.places import remove_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("startup", "store", "unchanged", "install", "audit", "splice", "sizes", "example", "builds")
+LONG = ("install", "example")
+"""Parts that are about no builder's images, and that run where there is time or they are named."""
+LONG_MINUTES = 25.0
 BY_NAME = ("large",)
 """Parts that run only where they are named."""
 _clock = {"began": time.monotonic()}
@@ -59,9 +62,12 @@ def set_up() -> None:
         say(f"bases and docker's root cannot all be made: {str(error)[-1000:]}")
 
 
+def _has_time(full: bool) -> bool:
+    return full or budget_seconds() >= 60 * LONG_MINUTES
+
+
 def _rounds(full: bool) -> int:
-    """Of what is slow and no builder's: more where there is time."""
-    return 5 if full else 3 if budget_seconds() >= 1500 else 1
+    return 5 if full else 3 if _has_time(full) else 1
 
 
 def startup(folder: Path, *, full: bool) -> Mapping[str, Any]:
@@ -159,9 +165,8 @@ def builds(folder: Path, *, full: bool) -> Iterator[Mapping[str, Any]]:
         if not full:
             carry_out(turns.last_turn(seconds_left()))
             yield found()
-        has_time = full or budget >= 1800
         for scenario in (WEB, DATA, ML):
-            profiles |= run.profile(scenario, rounds=3 if has_time or scenario is WEB else 1)
+            profiles |= run.profile(scenario, rounds=3 if _has_time(full) or scenario is WEB else 1)
         while not full and (chosen := next_turn(turns.repeated_turns(), run.cells, run.costs, seconds_left())):
             yield found()
             say(f"{seconds_left():.0f} s are left for more rounds")
@@ -230,7 +235,7 @@ def main() -> int:
     if not args.parts or {"builds", *BY_NAME} & set(args.parts):
         set_up()
     whole = _clock["began"] = time.monotonic()
-    for part in args.parts or PARTS:
+    for part in args.parts or [part for part in PARTS if part not in LONG or _has_time(full)]:
         if part == "report" or (args.resume and results.is_recent(part, form)):
             continue
         say(f"{part} ({form})")

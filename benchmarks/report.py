@@ -133,7 +133,15 @@ def _machine(document: Document) -> Iterator[str]:
                 " more.**"
             )
         minutes = f" in {builds['minutes']:.0f} minutes" if builds.get("minutes") else ""
+        told += _older(document)
         yield f"Versions: {versions}. The {builds.get('form')} form{minutes}, {builds.get('at')}.{told}"
+
+
+def _older(document: Document) -> str:
+    """Which parts are of another day than the builders'."""
+    days = {name: str(part.get("at", ""))[:10] for name, part in document["parts"].items()}
+    older = [f"{name} of {day}" for name, day in days.items() if day and day != days["builds"]]
+    return f" Of another run: {', '.join(older)}." if older else ""
 
 
 def _goals(document: Document) -> Iterator[str]:

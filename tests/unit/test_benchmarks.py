@@ -91,6 +91,13 @@ def test_the_document_says_what_was_measured(tmp_path: Path) -> None:
     assert linked and all((tmp_path / name).is_file() for name in linked)
 
 
+def test_what_another_run_measured_is_told() -> None:
+    document = _document()
+    document["parts"]["sizes"]["at"] = "2026-01-01 03:04 UTC"
+    document["parts"]["startup"]["at"] = "2026-01-02 00:00 UTC"
+    assert "03:04 UTC. Of another run: sizes of 2026-01-01.\n" in report.text_of(document)
+
+
 def test_an_aim_tells_the_other_form_of_uv_where_that_is_faster() -> None:
     text = report.text_of(_document())
     missed = "| 5 times as fast | 1.5 times; against docker + uv pip, cache mount 0.7 times (n = 1) | 1 | **missed** |"
